@@ -1,0 +1,43 @@
+"""Workers: who they are, and the times by which they and their coordinator go."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True)
+class WorkerIdentity:
+    """Who a worker is. ``name`` stays over restarts, ``boot_id`` is made anew by each process."""
+
+    name: str
+    boot_id: str
+    queues: tuple[str, ...]
+    slots: int
+    version: str
+    isolation: str
+
+
+@dataclass(frozen=True)
+class Registration:
+    """What a coordinator answers a worker that registers."""
+
+    worker_id: str
+    lease_seconds: float
+    heartbeat_seconds: float
+
+
+@dataclass(frozen=True)
+class Timing:
+    """The times of section D of the robustness programme; its letters in brackets."""
+
+    lease: timedelta
+    """[L] A lease ends so long after its last renewal."""
+    heartbeat: timedelta
+    """[H] Between two heartbeats of a worker."""
+    start_deadline: timedelta
+    """[S] A claim that was not started by then goes back."""
+    lost_after: timedelta
+    """[LOST] An at-most-once job of a silent worker is given up after this, counted from its renewal."""
+    reap_interval: timedelta
+    """[R] Between two rounds of maintenance."""
+    cancel_grace: timedelta
+    """[G] Between TERM and KILL."""

@@ -1,0 +1,1 @@
+"""Where logs and artifacts are kept: one port, one module a backend."""

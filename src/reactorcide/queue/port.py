@@ -1,0 +1,53 @@
+"""The ready-queue port: how a job that is ready comes to a worker that asks.
+
+A queue is a hint. Whatever it hands out, the guarded claim on the job's row decides.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from reactorcide.domain.jobs import Claim
+
+
+@dataclass(frozen=True)
+class Announcement:
+    """A job that became ready."""
+
+    job_id: str
+    queue_name: str
+    attempt_hint: int
+
+
+class ReadyQueue(Protocol):
+    """Ready jobs in the order of priority (high first), then age.
+
+    Every method may be called from many tasks of one event loop.
+    """
+
+    async def announce(self, jobs: Sequence[Announcement]) -> None:
+        """Tell that jobs became ready; called after their commit.
+
+        Losing an announcement costs time, never a job: a backend must find the job again by itself.
+        Never raises for an unreachable queue.
+        """
+
+    async def claim(
+        self, worker_id: str, queue_names: Sequence[str], limit: int, *, start_within: timedelta
+    ) -> list[Claim]:
+        """Claim at most ``limit`` ready jobs of these queues for a worker, without waiting.
+
+        Each returned claim is committed, with a new attempt number and lease that expires after
+        ``start_within`` by the database's clock unless it is started. No two claims, whoever asks
+        and however often, are for one attempt.
+
+        Raises:
+            Unavailable: the database or the queue cannot be reached; nothing was claimed.
+        """
+
+    async def wait(self, queue_names: Sequence[str], timeout: timedelta) -> bool:
+        """Wait until a job of these queues may have become ready. False: ``timeout`` passed first.
+
+        May return True for nothing; never returns later than ``timeout``.
+        """

@@ -1,0 +1,1 @@
+"""What the product does; the API and the worker's gateway call these and nothing below."""

@@ -1,0 +1,1 @@
+"""How a worker reaches its coordinator: one port, one module a way."""

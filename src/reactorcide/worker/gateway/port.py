@@ -1,0 +1,64 @@
+"""The gateway port: every word between a worker and its coordinator.
+
+All methods may raise `Unavailable`: nothing is known of the effect, and the same call may be made
+again, for each of them is idempotent under its fencing pair.
+"""
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import Protocol
+
+from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
+from reactorcide.domain.workers import Registration, WorkerIdentity
+
+
+class Gateway(Protocol):
+    """The coordinator, as a worker sees it."""
+
+    async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
+        """Announce a worker process, and the attempts whose results its spool still holds.
+
+        Every other attempt that an earlier boot of this name holds is ended at once as lost.
+        """
+
+    async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
+        """Claim at most ``free_slots`` jobs, waiting up to ``wait`` for the first of them."""
+
+    async def start(self, claim: Claim) -> StartedAttempt:
+        """Begin the attempt and get the job with its secrets. Repeating it gives the same answer.
+
+        Raises:
+            ClaimLost: cancelled, expired or taken; do not run it.
+        """
+
+    async def heartbeat(
+        self, worker_id: str, held: Sequence[Claim], *, draining: bool
+    ) -> list[HeartbeatOrder]:
+        """Renew the leases of all held attempts at once; the answer has one order for each."""
+
+    async def wait_for_orders(self, worker_id: str, timeout: timedelta) -> bool:
+        """Wait until a heartbeat would bring something new, such as a cancel. False: ``timeout`` passed."""
+
+    async def append_log(self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]) -> int:
+        """Append log bytes and return the length now stored.
+
+        ``pieces`` tell when and on which stream they came; their lengths add up to ``data``'s.
+
+        Raises:
+            OffsetGap: ``offset`` is past the stored end; send again from its ``length``.
+            LogMismatch: other bytes are stored there already.
+            ClaimLost: the attempt is unknown or its log is sealed.
+        """
+
+    async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
+        """Tell how the attempt ended. Repeating the same outcome succeeds.
+
+        Raises:
+            ClaimLost: someone else has decided this attempt.
+        """
+
+    async def release(self, claim: Claim) -> None:
+        """Give back a claim that was not started, so that another worker may take it at once."""
+
+    async def deregister(self, worker_id: str) -> None:
+        """Say good-bye: the worker holds nothing and takes nothing more."""

@@ -1,0 +1,1 @@
+"""Runs one job in isolation; the part of Reactorcide that works without a coordinator."""

@@ -1,0 +1,109 @@
+"""The frozen spec of one attempt, as JSON on the runner's standard input.
+
+A spec has two halves: what the job asked for, frozen when it was submitted, and what the host
+that runs it allows (`HostPolicy`). The runner checks the first against the second once more,
+because a worker may have been handed it by somebody who is not our coordinator.
+"""
+
+from typing import Literal
+
+import msgspec
+
+PROTOCOL = 1
+"""Version of this wire; a runner refuses a spec of another one."""
+
+
+class JobSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Where a job's files come from. ``url`` and ``ref`` go with git, ``path`` with copy."""
+
+    type: Literal["git", "copy", "none"]
+    url: str | None = None
+    ref: str | None = None
+    path: str | None = None
+
+
+class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Limits of a job; None takes the host's default."""
+
+    cpu: float | None = None
+    memory_mb: int | None = None
+    pids: int | None = None
+
+
+class HostPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the operator of the host allows, whatever a job asks for."""
+
+    executor: Literal["auto", "process", "container", "kubernetes"] = "auto"
+    unsandboxed: bool = False
+    """Run without a sandbox: the operator's explicit choice, never a fall-back."""
+    run_as_uid: int | None = None
+    """Host uid of the sandbox when the worker is root; None: the worker's own uid."""
+    read_only_paths: tuple[str, ...] = ()
+    """Host paths a sandboxed job sees read-only besides the system's, e.g. a toolchain in /opt."""
+    default_resources: Resources = Resources(memory_mb=4096, pids=1024)
+    open_files: int = 8192
+    workspace_limit_bytes: int = 20 * 1024**3
+    """Largest single file, and largest workspace where the file system can hold it to that."""
+    log_limit_bytes: int = 1024**3
+    copy_source_roots: tuple[str, ...] = ()
+    git_allowed_protocols: tuple[str, ...] = ("https", "ssh")
+    git_allowed_hosts: tuple[str, ...] = ()
+    """``host`` or ``host:port`` that may be reached although their address is not public."""
+    source_limit_bytes: int = 4 * 1024**3
+    source_limit_files: int = 500_000
+    source_timeout_seconds: float = 600.0
+    cancel_grace_seconds: float = 10.0
+    """Time between TERM and KILL."""
+
+
+class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One attempt of one job, whole."""
+
+    protocol: int = PROTOCOL
+    job_id: str
+    job_name: str
+    attempt: int
+    command: str
+    """Run byte for byte by ``/bin/sh -c``."""
+    source: JobSource
+    code_dir: str = "/job/src"
+    job_dir: str = "/job/src"
+    """Where the command starts."""
+    environment: dict[str, str] = {}
+    secrets: dict[str, str] = {}
+    """Also environment variables of the job; their values never reach a log, argv or disk."""
+    env_file: str | None = None
+    """An env file inside the prepared source, relative to ``code_dir`` or absolute under /job."""
+    image: str | None = None
+    job_url: str | None = None
+    traceparent: str | None = None
+    timeout_seconds: float = 3600.0
+    """From now, for source and command together."""
+    silence_timeout_seconds: float | None = None
+    fence_seconds: float | None = None
+    """Kill the sandbox when no `Renewed` came for so long. None: nobody renews, as on a laptop."""
+    network: Literal["default", "none"] = "default"
+    resources: Resources = Resources()
+    artifacts: tuple[str, ...] = ("**",)
+    spool_dir: str
+    """Owner-only directory of this attempt; log, index and result are written here."""
+    workspace_root: str
+    """Directory in which the runner makes, and afterwards removes, this attempt's workspace."""
+    host: HostPolicy = HostPolicy()
+
+
+def encode_spec(spec: RunSpec) -> bytes:
+    """Return ``spec`` as one line of JSON, newline included."""
+    return msgspec.json.encode(spec) + b"\n"
+
+
+def decode_spec(line: bytes) -> RunSpec:
+    """Read a spec.
+
+    Raises:
+        ValueError: not JSON, an unknown field, a wrong type, or another protocol; the text says which.
+    """
+    spec = msgspec.json.decode(line, type=RunSpec)
+    if spec.protocol != PROTOCOL:
+        raise ValueError(f"protocol {spec.protocol} is not spoken here: this runner speaks {PROTOCOL}")
+    return spec
