@@ -1,0 +1,67 @@
+"""Settings from the environment."""
+
+from pathlib import Path
+
+import pytest
+
+from reactorcide.config import describe_settings, load_settings
+from reactorcide.domain.errors import InvalidInput
+
+
+def test_without_any_variable_everything_has_a_value() -> None:
+    loaded = load_settings({})
+
+    assert loaded.settings.port == 6080
+    assert set(loaded.sources.values()) == {"default"}
+    assert loaded.warnings == ()
+
+
+def test_the_prefixed_name_wins() -> None:
+    loaded = load_settings({"PORT": "1", "REACTORCIDE_PORT": "2"})
+
+    assert loaded.settings.port == 2
+    assert loaded.sources["port"] == "REACTORCIDE_PORT"
+
+
+def test_an_empty_value_counts_as_unset() -> None:
+    assert load_settings({"REACTORCIDE_PORT": "", "PORT": ""}).settings.port == 6080
+
+
+def test_every_fault_is_told_at_once_by_the_name_that_was_used() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        load_settings(
+            {"PORT": "x", "REACTORCIDE_DEFAULT_TIMEOUT": "0", "OBJECT_STORE_TYPE": "tape", "HEARTBEAT": "59"}
+        )
+
+    assert {fault.pointer for fault in refused.value.faults} == {
+        "PORT",
+        "REACTORCIDE_DEFAULT_TIMEOUT",
+        "OBJECT_STORE_TYPE",
+        "HEARTBEAT",
+    }
+
+
+def test_an_unknown_name_with_our_prefix_is_a_warning() -> None:
+    loaded = load_settings({"REACTORCIDE_PROT": "1", "OTHER": "1", "REACTORCIDE_API_URL": "x"})
+
+    assert loaded.warnings == ("REACTORCIDE_PROT is not a setting of this program",)
+
+
+def test_a_secret_may_come_from_a_file_and_is_never_shown(tmp_path: Path) -> None:
+    file = tmp_path / "uri"
+    file.write_text("postgresql://u:hidden@h/d\n")
+
+    loaded = load_settings({"DB_URI_FILE": str(file)})
+
+    assert loaded.settings.db_uri == "postgresql://u:hidden@h/d"
+    assert "hidden" not in str(describe_settings(loaded))
+
+
+def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        load_settings({"DB_URI_FILE": str(tmp_path / "none")})
+
+
+def test_what_this_version_cannot_do_is_refused_and_not_ignored() -> None:
+    with pytest.raises(InvalidInput, match="Corndogs"):
+        load_settings({"CORNDOGS_BASE_URL": "tcp://corndogs:5080"})
