@@ -1,0 +1,202 @@
+"""The way to PostgreSQL: two pools, transactions, and driver errors turned into ours."""
+
+import asyncio
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeAlias, TypeVar
+
+import msgspec
+import psycopg
+import structlog
+from psycopg import errors
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import TransactionStatus
+from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
+from psycopg.types.string import TextLoader
+from psycopg_pool import AsyncConnectionPool
+
+from reactorcide.domain.errors import Unavailable
+
+Row: TypeAlias = dict[str, Any]
+Transaction: TypeAlias = psycopg.AsyncConnection[Row]
+T = TypeVar("T")
+
+BEGIN_SECONDS = 1.5
+"""A connection is had, and its transaction open, by then; or the database counts as out of reach."""
+TRANSACTION_SECONDS = 5.0
+"""A transaction that takes longer loses its connection: none of ours may be long."""
+_STATEMENT_MILLISECONDS = 4_500
+_RETRIES = 3
+_URGENT_SHARE = 5
+
+_RETRYABLE = (errors.SerializationFailure, errors.DeadlockDetected)
+_OUT_OF_REACH = (psycopg.OperationalError, psycopg.InterfaceError, errors.ReadOnlySqlTransaction)
+
+log = structlog.get_logger()
+
+
+class Database:
+    """One process's connections to PostgreSQL. Made by `open`.
+
+    It need not be up: what asks for a transaction meanwhile gets `Unavailable` within two seconds, and the
+    first transaction after its return goes through.
+    """
+
+    def __init__(self, dsn: str, *, size: int) -> None:
+        self.dsn = dsn
+        reserved = max(1, size // _URGENT_SHARE)
+        self._usual = _make_pool(dsn, "usual", size - reserved)
+        self._urgent = _make_pool(dsn, "urgent", reserved)
+        self._chores: set[asyncio.Task[None]] = set()
+
+    @classmethod
+    async def open(cls, dsn: str, *, size: int = 10) -> "Database":
+        """Return a database at ``dsn`` that holds at most ``size`` connections, without waiting for it."""
+        database = cls(dsn, size=size)
+        await database._usual.open()
+        await database._urgent.open()
+        return database
+
+    async def close(self) -> None:
+        """Give up every connection; transactions under way lose theirs when they end."""
+        await self._usual.close()
+        await self._urgent.close()
+
+    @asynccontextmanager
+    async def transaction(self, *, urgent: bool = False) -> AsyncIterator[Transaction]:
+        """Open a READ COMMITTED transaction: committed at the end of the block, undone by an exception.
+
+        Ids come as `str`, times as aware UTC, JSON decoded. Statements and locks are given 4.5 seconds and
+        the whole block 5. ``urgent`` draws on a reserved share, for what must pass when the rest is busy.
+
+        Raises:
+            Unavailable: the database is out of reach, too slow, or lost meanwhile. Raised at the end of
+                the block it leaves open whether the transaction was committed.
+        """
+        try:
+            async with self._transaction(self._urgent if urgent else self._usual) as tx:
+                yield tx
+        except _OUT_OF_REACH as error:
+            raise Unavailable("database") from error
+
+    async def run(self, work: Callable[[Transaction], Awaitable[T]], *, urgent: bool = False) -> T:
+        """Return what ``work`` returns, run in a transaction of its own.
+
+        It is run again, in a new transaction, at most three times after a deadlock or serialisation
+        failure; so it must act through the transaction alone. Errors are those of `transaction`.
+        """
+        pool = self._urgent if urgent else self._usual
+        try:
+            for retry in range(_RETRIES):
+                try:
+                    async with self._transaction(pool) as tx:
+                        return await work(tx)
+                except _RETRYABLE as error:
+                    log.info("transaction.retried", retry=retry + 1, sqlstate=error.sqlstate)
+                    await asyncio.sleep(random.uniform(0.001, 0.02) * 2**retry)
+            async with self._transaction(pool) as tx:
+                return await work(tx)
+        except _OUT_OF_REACH as error:
+            raise Unavailable("database") from error
+
+    @asynccontextmanager
+    async def _transaction(self, pool: AsyncConnectionPool[Transaction]) -> AsyncIterator[Transaction]:
+        tx = await self._begin(pool)
+        watch = _cut_after(tx, TRANSACTION_SECONDS)
+        try:
+            yield tx
+            if tx.info.transaction_status == TransactionStatus.INERROR:
+                # COMMIT would answer without an error and undo everything.
+                raise errors.InFailedSqlTransaction("an error in this transaction was passed over")
+            await tx.commit()
+        except BaseException:
+            await _undo(tx)
+            raise
+        finally:
+            watch.cancel()
+            await pool.putconn(tx)
+            if tx.broken:
+                self._weed_out(pool)
+
+    async def _begin(self, pool: AsyncConnectionPool[Transaction]) -> Transaction:
+        """Open a transaction on a connection that lives, passing over those that died in the pool."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + BEGIN_SECONDS
+        while True:
+            tx = await pool.getconn(timeout=deadline - loop.time())
+            watch = _cut_after(tx, deadline - loop.time())
+            try:
+                await tx.execute(b"BEGIN ISOLATION LEVEL READ COMMITTED", prepare=False)
+            except BaseException as error:
+                await pool.putconn(tx)
+                if not tx.broken or not isinstance(error, _OUT_OF_REACH):
+                    raise
+                self._weed_out(pool)
+            else:
+                return tx
+            finally:
+                watch.cancel()
+
+    def _weed_out(self, pool: AsyncConnectionPool[Transaction]) -> None:
+        """Have the idle connections looked at, since where one died the others most likely did."""
+        if not self._chores:
+            chore = asyncio.create_task(pool.check())
+            self._chores.add(chore)
+            chore.add_done_callback(self._chores.discard)
+
+
+def _make_pool(dsn: str, name: str, size: int) -> AsyncConnectionPool[Transaction]:
+    given = conninfo_to_dict(dsn)
+    limits = f"-c statement_timeout={_STATEMENT_MILLISECONDS} -c lock_timeout={_STATEMENT_MILLISECONDS}"
+    defaults = {"application_name": "reactorcide", "tcp_user_timeout": 5_000, "keepalives_idle": 30}
+    return AsyncConnectionPool(
+        dsn,
+        connection_class=psycopg.AsyncConnection[Row],
+        kwargs={name: value for name, value in defaults.items() if name not in given}
+        | {
+            "autocommit": True,
+            "row_factory": dict_row,
+            "context": _adapters(),
+            "connect_timeout": 2,
+            "options": f"{given.get('options') or ''} {limits} -c timezone=UTC".lstrip(),
+        },
+        name=name,
+        min_size=1,
+        max_size=size,
+        open=False,
+        # A pool that gave up tries again with the next request; its growing waits would outlast an outage.
+        reconnect_timeout=1.5,
+    )
+
+
+def _adapters() -> AdaptersMap:
+    adapters = AdaptersMap(psycopg.adapters)
+    adapters.register_loader("uuid", TextLoader)
+    set_json_loads(msgspec.json.decode, adapters)
+    return adapters
+
+
+def _cut_after(tx: Transaction, seconds: float) -> asyncio.TimerHandle:
+    """Cut the line after ``seconds``, which ends even a wait for a server that went silent."""
+    return asyncio.get_running_loop().call_later(seconds, _cut, tx)
+
+
+def _cut(tx: Transaction) -> None:
+    if tx.closed:
+        return
+    log.warning("transaction.cut", limit_seconds=TRANSACTION_SECONDS)
+    with socket.socket(fileno=os.dup(tx.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
+
+
+async def _undo(tx: Transaction) -> None:
+    try:
+        await tx.rollback()
+    except psycopg.Error as error:
+        # The server undoes what its lost client left; the pool sees that the connection is gone.
+        log.info("transaction.lost", detail=str(error))
