@@ -1,0 +1,354 @@
+"""One attempt at one job, from the claim to the delivered outcome.
+
+Duties, in this order:
+
+1. start the attempt (T4), which hands out the job and its secrets;
+2. give the frozen spec to a runner, and pass on to it every renewal and order of the coordinator;
+3. ship the log from the spool while it grows;
+4. when the runner has ended, tell how, as often as it takes; a slow log store delays this by
+   seconds only, the rest of the log is shipped afterwards.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from datetime import timedelta
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import structlog
+
+from reactorcide.domain.errors import ClaimLost, Unavailable
+from reactorcide.domain.jobs import Claim, StartedAttempt
+from reactorcide.domain.reasons import Fault, Reason
+from reactorcide.worker.gateway.port import Gateway
+from reactorcide.worker.runner import Runner, RunnerPool
+from reactorcide.worker.shipping import (
+    LogShipper,
+    ShippingEnd,
+    deliver_outcome,
+    outcome_of,
+    pause_before_retry,
+)
+from reactorcide.worker.spool import AttemptSpool, Spool, SpoolReader
+from runnerlib.spec import (
+    HostPolicy,
+    JobSource,
+    LogGrew,
+    PhaseEntered,
+    Renewed,
+    Resources,
+    RunResult,
+    RunSpec,
+    Stop,
+)
+
+log = structlog.get_logger()
+
+LOG_PATIENCE_SECONDS = 5.0
+"""How long the outcome waits for the rest of the log."""
+STOP_PATIENCE_SECONDS = 15.0
+"""A runner that has not ended so long after it had to is killed, and its sandbox with it."""
+
+Order = Literal["cancel", "kill", "shutdown", "lose_log", "abandon"]
+_STRENGTH: dict[Order | None, int] = {
+    None: 0,
+    "cancel": 1,
+    "kill": 2,
+    "shutdown": 3,
+    "lose_log": 3,
+    "abandon": 4,
+}
+_OUR_DOING: dict[Order | None, tuple[Reason, str]] = {
+    "shutdown": (Reason.WORKER_LOST, "the worker was shut down before the job ended"),
+    "lose_log": (
+        Reason.LOG_LOST,
+        "the log cannot be kept: the store holds other bytes, or the spool is broken",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class HostTerms:
+    """What this worker's host adds to every attempt."""
+
+    policy: HostPolicy
+    work_dir: Path
+    lost_after: timedelta
+    uid_base: int | None = None
+    """Host uid of the first slot's sandbox where the worker is root; None: the worker's own."""
+    public_url: str | None = None
+
+
+class Attempt:
+    """Carries out one claim. `run` never raises for what a job, a runner or the coordinator does."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        slot: int,
+        *,
+        gateway: Gateway,
+        runners: RunnerPool,
+        spool: Spool,
+        terms: HostTerms,
+    ) -> None:
+        self.claim = claim
+        self.is_held = False
+        """Whether heartbeats must name it: started, and its outcome not delivered yet."""
+        self._slot = slot
+        self._gateway = gateway
+        self._runners = runners
+        self._spool = spool
+        self._terms = terms
+        self._runner: Runner | None = None
+        self._order: Order | None = None
+        self._has_runner_ended = False
+        self._backstop: asyncio.TimerHandle | None = None
+        self._log = log.bind(job_id=claim.job_id, attempt=claim.attempt)
+
+    async def run(self) -> Awaitable[None] | None:
+        """Run the attempt until its outcome is delivered, or somebody else decided it.
+
+        What is returned, if anything, ships what is left of the log and then clears the spool.
+        """
+        started = await self._start()
+        if started is None:
+            return None
+        self.is_held = True
+        self._log.info("attempt.started", slot=self._slot, name=started.spec.name)
+        try:
+            spool = await asyncio.to_thread(self._spool.create, self.claim)
+        except OSError as error:
+            await self._give_up(_refusal(error, "the spool cannot be made"))
+            return None
+        shipper = LogShipper(self._gateway, self.claim, SpoolReader(spool))
+        shipping = asyncio.create_task(self._ship(shipper))
+        try:
+            result = await self._execute(started, spool, shipper)
+        except BaseException:
+            shipping.cancel()
+            raise
+        shipper.end()
+        await asyncio.wait({shipping}, timeout=LOG_PATIENCE_SECONDS)
+        return await self._settle(spool, result, shipping)
+
+    def renew(self) -> None:
+        """Tell the runner that the lease was renewed."""
+        if self._runner is not None:
+            self._runner.send(Renewed())
+
+    def obey(self, order: Order) -> None:
+        """Stop the job as ordered; a weaker order after a stronger one changes nothing.
+
+        `shutdown` and `lose_log` are kills whose outcome is reported as the worker's doing.
+        """
+        if self._has_runner_ended or _STRENGTH[order] <= _STRENGTH[self._order]:
+            return
+        self._order = order
+        self._log.info("attempt.stop_ordered", order=order)
+        if self._runner is not None:
+            self._pass_on_order(self._runner)
+
+    async def _start(self) -> StartedAttempt | None:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                if self._order is not None:
+                    await self._gateway.release(self.claim)
+                    return None
+                return await self._gateway.start(self.claim)
+            except ClaimLost:
+                self._log.info("attempt.not_started", reason="claim lost")
+                return None
+            except Unavailable as error:
+                self._log.warning("attempt.start_delayed", part=error.part, tries=tries)
+                await pause_before_retry(tries)
+
+    async def _execute(self, started: StartedAttempt, spool: AttemptSpool, shipper: LogShipper) -> RunResult:
+        began = time.monotonic()
+        try:
+            runner = await self._runners.take()
+        except OSError as error:
+            self._has_runner_ended = True
+            return _refusal(error, "the runner cannot be started")
+        self._runner = runner
+        try:
+            runner.begin(self._compose_spec(started, spool))
+            if self._order is not None:
+                self._pass_on_order(runner)
+            hearing = asyncio.create_task(self._hear(runner, shipper))
+            code = await runner.wait()
+            _, deaf = await asyncio.wait({hearing}, timeout=1)
+            for task in deaf:
+                task.cancel()
+        finally:
+            self._has_runner_ended = True
+            runner.kill()
+            if self._backstop is not None:
+                self._backstop.cancel()
+        seconds = time.monotonic() - began
+        said = await asyncio.to_thread(spool.read_result)
+        if said is None:
+            self._log.error("runner.died", exit_code=code, seconds=round(seconds, 3))
+            said = await self._explain_death(spool, code, is_late=seconds >= started.deadline_seconds)
+        result = self._as_ordered(said)
+        # What the worker decided outlives it too: a later boot delivers this, not what the runner said.
+        if result is not said or not (spool.path / "result.json").exists():
+            await asyncio.to_thread(spool.keep_result, result)
+        return result
+
+    async def _hear(self, runner: Runner, shipper: LogShipper) -> None:
+        async for event in runner.events():
+            if isinstance(event, LogGrew):
+                shipper.hint()
+            elif isinstance(event, PhaseEntered):
+                self._log.debug("attempt.phase_entered", phase=event.phase)
+
+    async def _ship(self, shipper: LogShipper) -> ShippingEnd:
+        try:
+            end = await shipper.run()
+        except Exception:  # noqa: BLE001 - the top of a task; the job must learn of it
+            self._log.exception("log.shipping_crashed")
+            end = ShippingEnd.MISMATCHED
+        if end is ShippingEnd.REFUSED:
+            self.obey("abandon")
+        elif end is ShippingEnd.MISMATCHED:
+            self.obey("lose_log")
+        return end
+
+    async def _settle(
+        self, spool: AttemptSpool, result: RunResult, shipping: asyncio.Task[ShippingEnd]
+    ) -> Awaitable[None] | None:
+        if self._order == "abandon":
+            shipping.cancel()
+            self._log.warning("attempt.abandoned")
+            await asyncio.to_thread(spool.remove)
+            self.is_held = False
+            return None
+        await deliver_outcome(self._gateway, self.claim, outcome_of(result))
+        self.is_held = False
+        self._log.info(
+            "attempt.finished", status=result.status, reason=result.reason, exit_code=result.exit_code
+        )
+        if shipping.done():
+            await asyncio.to_thread(spool.remove)
+            return None
+        return _finish_shipping(shipping, spool)
+
+    async def _give_up(self, result: RunResult) -> None:
+        self._log.error("attempt.given_up", reason=result.reason, detail=result.message)
+        await deliver_outcome(self._gateway, self.claim, outcome_of(result))
+        self.is_held = False
+
+    def _pass_on_order(self, runner: Runner) -> None:
+        how: Literal["cancel", "kill", "abandon"]
+        how = self._order if self._order in ("cancel", "abandon") else "kill"
+        runner.send(Stop(how=how))
+        patience = STOP_PATIENCE_SECONDS
+        if how == "cancel":
+            patience += self._terms.policy.cancel_grace_seconds
+        if self._backstop is not None:
+            self._backstop.cancel()
+        self._backstop = asyncio.get_running_loop().call_later(patience, runner.kill)
+
+    async def _explain_death(self, spool: AttemptSpool, code: int, *, is_late: bool) -> RunResult:
+        """Say how an attempt ended whose runner left no result: nobody knows how far the job came."""
+        length, digest = await asyncio.to_thread(spool.measure_log)
+        status: Literal["failed", "cancelled", "timeout"] = "failed"
+        reason, fault = Reason.SANDBOX_DIED, Fault.INFRA
+        if self._order is not None:
+            status, reason, fault = "cancelled", Reason.CANCELLED_USER, Fault.NONE
+            if is_late:
+                status, reason, fault = "timeout", Reason.TIMEOUT_RUN, Fault.USER
+        end = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return RunResult(
+            status=status,
+            reason=reason,
+            fault=fault.value,
+            message=f"the runner ended without a result ({end})",
+            log_length=length,
+            log_sha256=digest,
+            isolation="none",
+        )
+
+    def _as_ordered(self, result: RunResult) -> RunResult:
+        # A job that ended by itself keeps its own result, whatever was ordered meanwhile.
+        if self._order not in _OUR_DOING or result.status != "cancelled":
+            return result
+        reason, message = _OUR_DOING[self._order]
+        return msgspec.structs.replace(
+            result, status="failed", reason=reason.value, fault="infra", message=message
+        )
+
+    def _compose_spec(self, started: StartedAttempt, spool: AttemptSpool) -> RunSpec:
+        job, terms = started.spec, self._terms
+        policy = terms.policy
+        if terms.uid_base is not None:
+            policy = msgspec.structs.replace(policy, run_as_uid=terms.uid_base + self._slot)
+        # A job that may run again must be dead before its next attempt can start; any other had
+        # better live through a long outage.
+        fence = 0.7 * started.lease_seconds if started.may_run_again else 4 * terms.lost_after.total_seconds()
+        return RunSpec(
+            job_id=self.claim.job_id,
+            job_name=job.name,
+            attempt=self.claim.attempt,
+            command=job.job_command,
+            source=JobSource(type=job.source_type, url=job.git_url, ref=job.git_ref, path=job.source_path),
+            code_dir=job.code_dir,
+            job_dir=job.job_dir,
+            environment=job.job_env_vars,
+            secrets=job.job_secrets,
+            env_file=job.job_env_file,
+            image=job.runner_image,
+            job_url=f"{terms.public_url}/api/v1/jobs/{self.claim.job_id}" if terms.public_url else None,
+            timeout_seconds=started.deadline_seconds,
+            silence_timeout_seconds=job.silence_timeout_seconds,
+            fence_seconds=fence,
+            network=job.network,
+            resources=Resources(
+                cpu=job.resources.cpu, memory_mb=job.resources.memory_mb, pids=job.resources.pids
+            ),
+            artifacts=job.artifacts,
+            spool_dir=str(spool.path),
+            workspace_root=str(terms.work_dir),
+            host=policy,
+        )
+
+
+async def deliver_leftover(gateway: Gateway, spool: AttemptSpool) -> None:
+    """Bring to the coordinator what an earlier process of this worker left in its spool; then clear it.
+
+    An attempt without a result was lost with that process: only its log is brought.
+    """
+    result = await asyncio.to_thread(spool.read_result)
+    if result is not None:
+        accepted = await deliver_outcome(gateway, spool.claim, outcome_of(result))
+        log.info("spool.outcome_delivered", job_id=spool.claim.job_id, accepted=accepted)
+    shipper = LogShipper(gateway, spool.claim, SpoolReader(spool))
+    shipper.end()
+    end = await shipper.run()
+    log.info("spool.log_delivered", job_id=spool.claim.job_id, end=end.value)
+    await asyncio.to_thread(spool.remove)
+
+
+async def _finish_shipping(shipping: asyncio.Task[ShippingEnd], spool: AttemptSpool) -> None:
+    await shipping
+    await asyncio.to_thread(spool.remove)
+
+
+def _refusal(error: OSError, what: str) -> RunResult:
+    is_full = error.errno in (ENOSPC, EDQUOT)
+    return RunResult(
+        status="failed",
+        reason=Reason.WORKER_DISK if is_full else Reason.INTERNAL,
+        fault="infra",
+        message=f"{what}: {error.strerror or error}",
+        log_length=0,
+        log_sha256="e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855",
+        isolation="none",
+    )

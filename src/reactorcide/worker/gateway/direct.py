@@ -1,0 +1,46 @@
+"""The gateway of a worker that shares the coordinator's database: the services, called in this process."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
+from reactorcide.domain.workers import Registration, WorkerIdentity
+from reactorcide.services.attempts import AttemptService
+from reactorcide.services.logs import LogService
+
+
+class DirectGateway:
+    """Implements `reactorcide.worker.gateway.port.Gateway`."""
+
+    def __init__(self, attempts: AttemptService, logs: LogService) -> None:
+        self._attempts = attempts
+        self._logs = logs
+
+    async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
+        return await self._attempts.register(identity, spooled)
+
+    async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
+        return await self._attempts.claim(worker_id, free_slots, wait)
+
+    async def start(self, claim: Claim) -> StartedAttempt:
+        return await self._attempts.start(claim)
+
+    async def heartbeat(
+        self, worker_id: str, held: Sequence[Claim], *, draining: bool
+    ) -> list[HeartbeatOrder]:
+        return await self._attempts.heartbeat(worker_id, held, draining=draining)
+
+    async def wait_for_orders(self, worker_id: str, timeout: timedelta) -> bool:
+        return await self._attempts.wait_for_orders(worker_id, timeout)
+
+    async def append_log(self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]) -> int:
+        return await self._logs.append(claim, offset, data, pieces)
+
+    async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
+        await self._attempts.finish(claim, outcome)
+
+    async def release(self, claim: Claim) -> None:
+        await self._attempts.release(claim)
+
+    async def deregister(self, worker_id: str) -> None:
+        await self._attempts.deregister(worker_id)

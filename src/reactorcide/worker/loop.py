@@ -1,0 +1,338 @@
+"""The life of a worker: clean up, register, deliver what was left, claim, drain.
+
+Duties, in this order:
+
+1. kill and remove what a former self left on this host;
+2. register, naming the attempts whose results the spool still holds, and deliver those;
+3. claim, never without a free slot, and run each claim as an `Attempt` of its own;
+4. beat for all attempts at once, and obey the orders that come back;
+5. on `drain` claim no more and let the attempts end; on `stop` kill them and say so.
+"""
+
+import asyncio
+import contextlib
+import heapq
+import shutil
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+
+import structlog
+
+from reactorcide.domain.errors import ReactorcideError, Unavailable
+from reactorcide.domain.jobs import Claim
+from reactorcide.domain.workers import Registration, WorkerIdentity
+from reactorcide.worker.attempt import Attempt, HostTerms, deliver_leftover
+from reactorcide.worker.gateway.port import Gateway
+from reactorcide.worker.runner import RunnerPool
+from reactorcide.worker.shipping import pause_before_retry
+from reactorcide.worker.spool import AttemptSpool, Spool
+
+log = structlog.get_logger()
+
+CLAIM_WAIT = timedelta(seconds=30)
+ORDERS_WAIT = timedelta(seconds=30)
+CALL_LIMIT_SECONDS = 15.0
+"""A heartbeat without an answer by then is given up and made again."""
+DELIVERY_PATIENCE_SECONDS = 5.0
+"""How long the first claim waits for results of a former self to be delivered."""
+STOP_LIMIT_SECONDS = 30.0
+"""A stopping worker waits so long for its killed jobs; what is undelivered then stays in the spool."""
+LEAST_FREE_BYTES = 32 * 1024 * 1024
+"""With less room for spool or workspaces no job is claimed."""
+
+
+@dataclass(frozen=True)
+class WorkerPlan:
+    """How a worker is to work."""
+
+    identity: WorkerIdentity
+    spool_dir: Path
+    poll_interval: timedelta
+    drain_limit: timedelta
+    terms: HostTerms
+
+
+class Worker:
+    """Takes jobs through a gateway and runs them on this host, as many at once as it has slots."""
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        plan: WorkerPlan,
+        runners: RunnerPool,
+        clean_host: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.is_registered = asyncio.Event()
+        self._gateway = gateway
+        self._plan = plan
+        self._runners = runners
+        self._clean_host = clean_host
+        self._spool = Spool(plan.spool_dir)
+        self._free_slots = list(range(plan.identity.slots))
+        self._slot_freed = asyncio.Event()
+        self._attempts: dict[Claim, Attempt] = {}
+        self._running: set[asyncio.Task[None]] = set()
+        self._deliveries: set[asyncio.Task[None]] = set()
+        self._beat_now = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._worker_id = ""
+
+    @property
+    def running(self) -> int:
+        """The number of attempts in the slots."""
+        return len(self._running)
+
+    def drain(self) -> None:
+        """Claim no more; `run` returns when the attempts have ended, or after the drain limit."""
+        self._draining.set()
+        self._beat_now.set()
+
+    def stop(self) -> None:
+        """Kill the jobs; `run` returns when that is told, or cannot be told for a while."""
+        self._stopping.set()
+        self.drain()
+
+    async def run(self) -> None:
+        """Work until drained or stopped."""
+        await self._clean_host()
+        leftovers = await asyncio.to_thread(self._spool.leftovers)
+        registration = await self._register([spool.claim for spool in leftovers if spool.read_result()])
+        if registration is None:
+            return
+        self._worker_id = registration.worker_id
+        self._runners.warm_up()
+        await self._deliver_leftovers(leftovers)
+        self.is_registered.set()
+        helpers = [
+            asyncio.create_task(self._beat(registration.heartbeat_seconds)),
+            asyncio.create_task(self._hear_orders()),
+        ]
+        try:
+            await self._claim_until_drained()
+            await self._await_attempts()
+        finally:
+            for task in (*helpers, *self._running, *self._deliveries):
+                task.cancel()
+            await asyncio.gather(*helpers, *self._running, *self._deliveries, return_exceptions=True)
+            await self._runners.close()
+            await self._say_good_bye()
+
+    async def _register(self, spooled: list[Claim]) -> Registration | None:
+        tries = 0
+        while not self._draining.is_set():
+            tries += 1
+            try:
+                registration = await self._gateway.register(self._plan.identity, spooled)
+            except Unavailable as error:
+                log.warning("worker.not_registered", part=error.part, tries=tries)
+                await pause_before_retry(tries)
+            else:
+                log.info(
+                    "worker.registered",
+                    worker_id=registration.worker_id,
+                    name=self._plan.identity.name,
+                    slots=self._plan.identity.slots,
+                    isolation=self._plan.identity.isolation,
+                )
+                return registration
+        return None
+
+    async def _deliver_leftovers(self, leftovers: list[AttemptSpool]) -> None:
+        for spool in leftovers:
+            # The name, and so the id, is the same; an edited data directory must not break a boot.
+            own = replace(spool, claim=replace(spool.claim, worker_id=self._worker_id))
+            self._deliver(deliver_leftover(self._gateway, own))
+        if self._deliveries:
+            await asyncio.wait(self._deliveries, timeout=DELIVERY_PATIENCE_SECONDS)
+
+    async def _claim_until_drained(self) -> None:
+        failures = 0
+        while not self._draining.is_set():
+            if not self._free_slots or not await self._has_room():
+                await self._wait_for_slot()
+                continue
+            try:
+                claims = await self._ask_for_work(len(self._free_slots))
+                failures = 0
+            except Unavailable as error:
+                failures += 1
+                log.warning("worker.claim_failed", part=error.part, tries=failures)
+                await self._pause(failures)
+                continue
+            except Exception:
+                failures += 1
+                log.exception("worker.claim_crashed", tries=failures)
+                await self._pause(failures)
+                continue
+            for claim in claims:
+                self._take_on(claim)
+
+    async def _ask_for_work(self, free: int) -> list[Claim]:
+        """Wait for claims, and give back at once what comes after draining began."""
+        asking = asyncio.ensure_future(self._gateway.claim(self._worker_id, free, CLAIM_WAIT))
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            await asyncio.wait({asking, draining}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
+            if not asking.done():
+                # A claim that is lost here goes back with the good-bye, or after its start deadline.
+                asking.cancel()
+                await asyncio.wait({asking})
+        return [] if asking.cancelled() else asking.result()
+
+    def _take_on(self, claim: Claim) -> None:
+        slot = heapq.heappop(self._free_slots)
+        attempt = Attempt(
+            claim,
+            slot,
+            gateway=self._gateway,
+            runners=self._runners,
+            spool=self._spool,
+            terms=self._plan.terms,
+        )
+        self._attempts[claim] = attempt
+        if self._draining.is_set():
+            attempt.obey("shutdown")
+        task = asyncio.create_task(self._carry_out(attempt, slot))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def _carry_out(self, attempt: Attempt, slot: int) -> None:
+        try:
+            rest = await attempt.run()
+            if rest is not None:
+                self._deliver(rest)
+        except Exception:
+            # One attempt's crash must never touch its neighbours.
+            log.exception("attempt.crashed", job_id=attempt.claim.job_id, attempt=attempt.claim.attempt)
+        finally:
+            del self._attempts[attempt.claim]
+            heapq.heappush(self._free_slots, slot)
+            self._slot_freed.set()
+
+    def _deliver(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(_log_crash(work))
+        self._deliveries.add(task)
+        task.add_done_callback(self._deliveries.discard)
+
+    async def _beat(self, interval_seconds: float) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval_seconds):
+                    await self._beat_now.wait()
+            self._beat_now.clear()
+            try:
+                async with asyncio.timeout(CALL_LIMIT_SECONDS):
+                    await self._beat_once()
+            except (ReactorcideError, TimeoutError) as error:
+                log.warning("worker.heartbeat_failed", error=str(error) or "no answer", held=self.running)
+                await asyncio.sleep(min(1.0, interval_seconds))
+                self._beat_now.set()
+            except Exception:
+                log.exception("worker.heartbeat_crashed")
+
+    async def _beat_once(self) -> None:
+        held = [claim for claim, attempt in self._attempts.items() if attempt.is_held]
+        orders = await self._gateway.heartbeat(self._worker_id, held, draining=self._draining.is_set())
+        for answer in orders:
+            attempt = self._attempts.get(answer.claim)
+            if attempt is None:
+                continue
+            if answer.order != "abandon":
+                attempt.renew()
+            if answer.order != "go_on":
+                attempt.obey(answer.order)
+
+    async def _hear_orders(self) -> None:
+        failures = 0
+        while True:
+            try:
+                if await self._gateway.wait_for_orders(self._worker_id, ORDERS_WAIT):
+                    self._beat_now.set()
+                failures = 0
+            except Unavailable:
+                failures += 1
+                await pause_before_retry(failures)
+            except Exception:
+                failures += 1
+                log.exception("worker.orders_crashed")
+                await pause_before_retry(failures)
+
+    async def _await_attempts(self) -> None:
+        """Let the attempts end, kill them after the drain limit, and give up what cannot be told."""
+        if self._running and not self._stopping.is_set():
+            log.info("worker.draining", running=self.running)
+            limit = asyncio.create_task(self._stopping.wait())
+            ended = asyncio.create_task(self._all_ended())
+            await asyncio.wait(
+                {limit, ended},
+                timeout=self._plan.drain_limit.total_seconds(),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            limit.cancel()
+            ended.cancel()
+        for attempt in self._attempts.values():
+            attempt.obey("shutdown")
+        unfinished = {*self._running, *self._deliveries}
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=STOP_LIMIT_SECONDS)
+
+    async def _all_ended(self) -> bool:
+        await asyncio.wait(self._running)
+        return True
+
+    async def _has_room(self) -> bool:
+        for path in (self._plan.spool_dir, self._plan.terms.work_dir):
+            free = await asyncio.to_thread(_free_bytes, path)
+            if free < LEAST_FREE_BYTES:
+                log.warning("worker.disk_full", path=str(path), free_bytes=free)
+                return False
+        return True
+
+    async def _wait_for_slot(self) -> None:
+        self._slot_freed.clear()
+        draining = asyncio.create_task(self._draining.wait())
+        freed = asyncio.create_task(self._slot_freed.wait())
+        try:
+            # With slots free it is the disk that is waited for.
+            seconds = self._plan.poll_interval.total_seconds() if self._free_slots else None
+            await asyncio.wait({draining, freed}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            draining.cancel()
+            freed.cancel()
+
+    async def _pause(self, failures: int) -> None:
+        """Wait before asking for work again; draining ends the wait."""
+        pause = asyncio.create_task(pause_before_retry(failures))
+        draining = asyncio.create_task(self._draining.wait())
+        await asyncio.wait(
+            {pause, draining},
+            timeout=self._plan.poll_interval.total_seconds(),
+            return_when=asyncio.FIRST_COMPLETED,
+        )
+        pause.cancel()
+        draining.cancel()
+
+    async def _say_good_bye(self) -> None:
+        try:
+            async with asyncio.timeout(2):
+                await self._gateway.deregister(self._worker_id)
+        except (ReactorcideError, TimeoutError) as error:
+            log.warning("worker.not_deregistered", error=str(error) or "no answer")
+        log.info("worker.stopped")
+
+
+async def _log_crash(work: Awaitable[None]) -> None:
+    try:
+        await work
+    except Exception:
+        log.exception("worker.delivery_crashed")
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(parent for parent in (path, *path.parents) if parent.exists())
+    return shutil.disk_usage(existing).free

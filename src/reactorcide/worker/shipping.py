@@ -1,0 +1,155 @@
+"""Brings what an attempt left in its spool to the coordinator: the log by offset, and the outcome."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable
+from datetime import timedelta
+from enum import Enum
+
+import structlog
+
+from reactorcide.domain.errors import ClaimLost, LogMismatch, OffsetGap, Unavailable
+from reactorcide.domain.jobs import AttemptOutcome, Claim
+from reactorcide.domain.reasons import Fault, Reason
+from reactorcide.domain.retry import retry_delay
+from reactorcide.domain.status import JobStatus
+from reactorcide.worker.gateway.port import Gateway
+from reactorcide.worker.spool import LogBatch, SpoolReader
+from runnerlib.spec import RunResult
+
+log = structlog.get_logger()
+
+MAX_BATCH_BYTES = 1024 * 1024
+PACE_SECONDS = 0.1
+"""Between two appends while little comes; the first bytes go at once."""
+FALLBACK_SECONDS = 1.0
+"""The runner's hints may be lost; the files are looked at this often anyway."""
+
+
+class ShippingEnd(Enum):
+    """Why no more log bytes are sent."""
+
+    SHIPPED = "shipped"
+    REFUSED = "refused"
+    """The attempt is not ours any more, or its log is sealed."""
+    MISMATCHED = "mismatched"
+    """The coordinator holds other bytes than we do."""
+
+
+async def pause_before_retry(tries: int) -> None:
+    """Sleep before try number ``tries`` + 1: from 0.1 s, doubling to 5 s, with jitter."""
+    delay = retry_delay(tries, base=timedelta(seconds=0.2), ceiling=timedelta(seconds=5))
+    await asyncio.sleep(delay.total_seconds() * random.uniform(0.5, 1))
+
+
+class LogShipper:
+    """Ships the log of one attempt while it grows.
+
+    An outage never loses a byte and never stops the job: the spool keeps, and sending goes on.
+    """
+
+    def __init__(self, gateway: Gateway, claim: Claim, reader: SpoolReader) -> None:
+        self._gateway = gateway
+        self._claim = claim
+        self._reader = reader
+        self._grew = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    def hint(self) -> None:
+        """Tell that the log may have grown."""
+        self._grew.set()
+
+    def end(self) -> None:
+        """Tell that the log will not grow any more: `run` returns when all is sent."""
+        self._ended.set()
+        self._grew.set()
+
+    async def run(self) -> ShippingEnd:
+        """Send until the log has ended and all of it is stored, or until nobody wants it."""
+        while True:
+            # Looked at before reading: what is written later than the read comes in the next one.
+            ended = self._ended.is_set()
+            self._grew.clear()
+            batch = await asyncio.to_thread(self._reader.read, MAX_BATCH_BYTES, ended=ended)
+            if batch is None:
+                if ended:
+                    return ShippingEnd.SHIPPED
+                await _wait(self._grew, FALLBACK_SECONDS)
+                continue
+            refusal = await self._send(batch)
+            if refusal is not None:
+                return refusal
+            if len(batch.data) < MAX_BATCH_BYTES // 4:
+                await _wait(self._ended, PACE_SECONDS)
+
+    async def _send(self, batch: LogBatch) -> ShippingEnd | None:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                await self._gateway.append_log(self._claim, batch.offset, batch.data, batch.pieces)
+            except Unavailable as error:
+                log.warning("log.not_shipped", **_ids(self._claim), part=error.part, tries=tries)
+                await pause_before_retry(tries)
+            except OffsetGap as gap:
+                log.warning("log.rewound", **_ids(self._claim), offset=batch.offset, length=gap.length)
+                await asyncio.to_thread(self._reader.rewind, gap.length)
+                return None
+            except ClaimLost:
+                return ShippingEnd.REFUSED
+            except LogMismatch:
+                log.error("log.mismatched", **_ids(self._claim), offset=batch.offset)
+                return ShippingEnd.MISMATCHED
+            else:
+                return None
+
+
+async def deliver_outcome(
+    gateway: Gateway, claim: Claim, outcome: AttemptOutcome, *, on_retry: Callable[[], None] | None = None
+) -> bool:
+    """Tell the coordinator how the attempt ended, again and again until it has heard.
+
+    False: someone else has decided this attempt.
+    """
+    tries = 0
+    while True:
+        tries += 1
+        try:
+            await gateway.finish(claim, outcome)
+        except ClaimLost:
+            log.warning("attempt.outcome_refused", **_ids(claim), status=outcome.status)
+            return False
+        except Unavailable as error:
+            log.warning("attempt.outcome_not_delivered", **_ids(claim), part=error.part, tries=tries)
+            if on_retry is not None:
+                on_retry()
+            await pause_before_retry(tries)
+        else:
+            return True
+
+
+def outcome_of(result: RunResult) -> AttemptOutcome:
+    """Return what a result file says in the coordinator's words."""
+    return AttemptOutcome(
+        status=JobStatus(result.status),
+        reason=Reason(result.reason),
+        fault=Fault(result.fault),
+        log_length=result.log_length,
+        log_sha256=bytes.fromhex(result.log_sha256),
+        message=result.message,
+        exit_code=result.exit_code,
+        signal=result.signal,
+        resolved_sha=result.resolved_sha,
+        isolation=result.isolation,
+    )
+
+
+async def _wait(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+
+
+def _ids(claim: Claim) -> dict[str, str | int]:
+    return {"job_id": claim.job_id, "attempt": claim.attempt}
