@@ -4,29 +4,21 @@ import asyncio
 import shutil
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Protocol
 
 import psycopg
 import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+from fixture_types import MakeUser
 from reactorcide.domain.accounts import Principal, Role, TokenKind
 from reactorcide.store.database import Database
 from reactorcide.store.embedded import EmbeddedPostgres
 from reactorcide.store.migrate import migrate
 
 TEMPLATE = "reactorcide_template"
-
-
-class MakeUser(Protocol):
-    """Makes an enabled user with a live token; without a name, under one nobody has."""
-
-    def __call__(
-        self, *roles: Role, username: str | None = None, kind: TokenKind = TokenKind.USER
-    ) -> Awaitable[Principal]: ...
 
 
 @pytest.fixture(scope="session")

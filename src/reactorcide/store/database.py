@@ -4,7 +4,7 @@ import asyncio
 import os
 import random
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias, TypeVar
 
@@ -24,6 +24,7 @@ from reactorcide.domain.errors import Unavailable
 
 Row: TypeAlias = dict[str, Any]
 Transaction: TypeAlias = psycopg.AsyncConnection[Row]
+Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
 T = TypeVar("T")
 
 BEGIN_SECONDS = 1.5
@@ -104,9 +105,19 @@ class Database:
         except _OUT_OF_REACH as error:
             raise Unavailable("database") from error
 
+    async def read(self, statement: str, parameters: Parameters = None, *, urgent: bool = False) -> list[Row]:
+        """Return the rows of one statement that only reads, in one round trip. Errors are `transaction`'s."""
+        pool = self._urgent if urgent else self._usual
+        try:
+            tx, rows = await self._first(pool, statement, parameters)
+        except _OUT_OF_REACH as error:
+            raise Unavailable("database") from error
+        await pool.putconn(tx)
+        return rows
+
     @asynccontextmanager
     async def _transaction(self, pool: AsyncConnectionPool[Transaction]) -> AsyncIterator[Transaction]:
-        tx = await self._begin(pool)
+        tx, _ = await self._first(pool, "BEGIN ISOLATION LEVEL READ COMMITTED")
         watch = _cut_after(tx, TRANSACTION_SECONDS)
         try:
             yield tx
@@ -123,22 +134,26 @@ class Database:
             if tx.broken:
                 self._weed_out(pool)
 
-    async def _begin(self, pool: AsyncConnectionPool[Transaction]) -> Transaction:
-        """Open a transaction on a connection that lives, passing over those that died in the pool."""
+    async def _first(
+        self, pool: AsyncConnectionPool[Transaction], statement: str, parameters: Parameters = None
+    ) -> tuple[Transaction, list[Row]]:
+        """Run a harmless ``statement`` on a connection that lives, passing over those that died in the pool.
+
+        The caller owes the connection to the pool.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BEGIN_SECONDS
         while True:
             tx = await pool.getconn(timeout=deadline - loop.time())
             watch = _cut_after(tx, deadline - loop.time())
             try:
-                await tx.execute(b"BEGIN ISOLATION LEVEL READ COMMITTED", prepare=False)
+                cursor = await tx.execute(statement, parameters)
+                return tx, await cursor.fetchall() if cursor.description else []
             except BaseException as error:
                 await pool.putconn(tx)
                 if not tx.broken or not isinstance(error, _OUT_OF_REACH):
                     raise
                 self._weed_out(pool)
-            else:
-                return tx
             finally:
                 watch.cancel()
 
@@ -182,14 +197,14 @@ def _adapters() -> AdaptersMap:
 
 
 def _cut_after(tx: Transaction, seconds: float) -> asyncio.TimerHandle:
-    """Cut the line after ``seconds``, which ends even a wait for a server that went silent."""
+    """Cut the line after ``seconds``, which ends even the wait for a server that went silent."""
     return asyncio.get_running_loop().call_later(seconds, _cut, tx)
 
 
 def _cut(tx: Transaction) -> None:
     if tx.closed:
         return
-    log.warning("transaction.cut", limit_seconds=TRANSACTION_SECONDS)
+    log.warning("database.connection_cut")
     with socket.socket(fileno=os.dup(tx.fileno())) as line:
         line.shutdown(socket.SHUT_RDWR)
 

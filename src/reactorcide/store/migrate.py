@@ -3,7 +3,6 @@
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
-from typing import LiteralString, cast
 
 import psycopg
 import structlog
@@ -105,8 +104,7 @@ async def _missing(connection: psycopg.AsyncConnection) -> list[Migration]:
 async def _apply(connection: psycopg.AsyncConnection, migration: Migration) -> None:
     try:
         async with connection.transaction():
-            # The text is a file of this package, not input.
-            await connection.execute(cast(LiteralString, migration.sql))
+            await connection.execute(migration.sql)
             await connection.execute(RECORD, [migration.name, migration.sha256])
     except psycopg.OperationalError:
         raise
