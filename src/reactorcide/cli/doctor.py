@@ -1,0 +1,152 @@
+"""`doctor`: look at everything the program needs on this host, and say what to do about what is wrong."""
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import click
+
+if TYPE_CHECKING:
+    from reactorcide.config import Settings
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
+_GIT = (2, 30)
+_LEAST_FREE_BYTES = 1024**3
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one look found; ``remedy`` says what to do where something is wrong."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    detail: str
+    remedy: str | None = None
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Check settings, database, sandbox, git, disk and port; exit 1 if something must be mended."""
+    from reactorcide.cli.service import read_settings
+
+    loaded = read_settings(os.environ, {})
+    findings = [
+        Finding("settings", "warn", text, "correct its name, or unset it") for text in loaded.warnings
+    ]
+    findings = findings or [Finding("settings", "ok", "every value is good; see 'reactorcide config'")]
+    findings += asyncio.run(_examine(loaded.settings, os.environ))
+    if as_json:
+        click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        for finding in findings:
+            state = click.style(f"{finding.state:4}", fg=_COLOURS[finding.state])
+            click.echo(f"{state}  {finding.name:10}  {finding.detail}")
+            if finding.remedy:
+                click.echo(f"{'':18}-> {finding.remedy}")
+    if any(finding.state == "fail" for finding in findings):
+        raise SystemExit(1)
+
+
+async def _examine(settings: "Settings", environ: Mapping[str, str]) -> list[Finding]:
+    looks: tuple[Callable[[], Awaitable[Finding]], ...] = (
+        lambda: asyncio.to_thread(_examine_data_dir, settings.data_dir),
+        lambda: _examine_database(settings),
+        lambda: _examine_isolation(settings, environ),
+        lambda: asyncio.to_thread(_examine_git),
+        lambda: asyncio.to_thread(_examine_disk, settings.data_dir),
+        lambda: asyncio.to_thread(_examine_port, settings),
+    )
+    return list(await asyncio.gather(*(look() for look in looks)))
+
+
+def _examine_data_dir(path: Path) -> Finding:
+    existing = _existing(path)
+    if not os.access(existing, os.W_OK | os.X_OK):
+        return Finding("data", "fail", f"{existing} is not writable", "set REACTORCIDE_DATA_DIR")
+    if path.exists() and path.stat().st_mode & 0o077:
+        return Finding("data", "warn", f"{path} is open to other users", f"chmod 700 {path}")
+    return Finding("data", "ok", str(path) + ("" if path.exists() else " (made at the first start)"))
+
+
+async def _examine_database(settings: "Settings") -> Finding:
+    from reactorcide.domain.errors import Misconfigured, Unavailable
+    from reactorcide.store.postgres_programs import find_programs
+
+    try:
+        if settings.db_uri is None:
+            programs = await asyncio.to_thread(find_programs, settings.pg_bin)
+            where = Path(programs.path("postgres")).parent
+            return Finding("database", "ok", f"embedded PostgreSQL {programs.major} from {where}")
+        from reactorcide.store.migrate import pending
+
+        names = await pending(settings.db_uri)
+    except Misconfigured as error:
+        return Finding("database", "fail", str(error), "the text before says it")
+    except Unavailable as error:
+        return Finding("database", "fail", str(error), "is the server up, and REACTORCIDE_DB_URI right?")
+    if names:
+        return Finding("database", "warn", f"lacks {', '.join(names)}", "run 'reactorcide migrate'")
+    return Finding("database", "ok", "reachable, and its schema is up to date")
+
+
+async def _examine_isolation(settings: "Settings", environ: Mapping[str, str]) -> Finding:
+    from reactorcide.worker.host import HostCommands, inherited
+
+    isolation = await HostCommands(inherited(environ)).isolation()
+    if isolation.is_present:
+        return Finding("sandbox", "ok", f"{isolation.name}: {isolation.detail}")
+    if settings.unsandboxed:
+        return Finding("sandbox", "warn", "jobs run without one, as REACTORCIDE_UNSANDBOXED says", "unset it")
+    return Finding(
+        "sandbox",
+        "fail",
+        f"none can be made: {isolation.detail}",
+        "install bubblewrap 0.8 or newer and allow user namespaces; or accept --unsandboxed",
+    )
+
+
+def _examine_git() -> Finding:
+    path = shutil.which("git")
+    if path is None:
+        return Finding("git", "warn", "not found: jobs with a git source will fail", "install git")
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout
+    numbers = tuple(int(part) for part in said.split()[2].split(".")[:2] if part.isdigit())
+    if numbers < _GIT:
+        return Finding("git", "warn", f"{said.strip()} is old", "install git 2.30 or newer")
+    return Finding("git", "ok", said.strip())
+
+
+def _examine_disk(path: Path) -> Finding:
+    free = shutil.disk_usage(_existing(path)).free
+    text = f"{free / 1024**3:.1f} GiB free at {path}"
+    if free < _LEAST_FREE_BYTES:
+        return Finding("disk", "warn", text, "make room: below 32 MiB no job is taken")
+    return Finding("disk", "ok", text)
+
+
+def _examine_port(settings: "Settings") -> Finding:
+    from reactorcide.cli.discovery import read_local_url
+
+    host = settings.host or "127.0.0.1"
+    if url := read_local_url(settings.data_dir):
+        return Finding("port", "ok", f"a service runs at {url}")
+    try:
+        with socket.create_connection((host, settings.port), timeout=1):
+            pass
+    except OSError:
+        return Finding("port", "ok", f"{settings.port} of {host} is free")
+    return Finding(
+        "port", "fail", f"{settings.port} of {host} is in use", "set REACTORCIDE_PORT, or use --port"
+    )
+
+
+def _existing(path: Path) -> Path:
+    return next(parent for parent in (path, *path.parents) if parent.exists())

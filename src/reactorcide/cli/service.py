@@ -1,0 +1,216 @@
+"""What the commands that run a service share: settings, signals, one owner of a data directory."""
+
+import asyncio
+import fcntl
+import json
+import os
+import signal
+import socket
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import click
+
+from reactorcide.cli.discovery import SERVER_FILE, read_local_url
+from reactorcide.cli.errors import CommandFailed, ExitCode
+from reactorcide.config import PREFIX, LoadedSettings, Settings, load_settings
+from reactorcide.domain.errors import InvalidInput, Misconfigured, Unavailable
+
+if TYPE_CHECKING:
+    from reactorcide.worker.host import Isolation
+
+LOCK_FILE = "up.lock"
+
+
+def read_settings(environ: Mapping[str, str], flags: Mapping[str, object]) -> LoadedSettings:
+    """Return the settings of the environment, each flag that was given in its place.
+
+    Raises:
+        SystemExit: with code 2, after every fault was told.
+    """
+    try:
+        loaded = load_settings({**environ, **as_variables(flags)})
+    except InvalidInput as error:
+        for fault in error.faults:
+            click.echo(f"error: {fault.pointer} {fault.detail}", err=True)
+        raise SystemExit(ExitCode.USAGE) from error
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    return loaded
+
+
+def as_variables(flags: Mapping[str, object]) -> dict[str, str]:
+    """Return flags that were given as the variables they stand for."""
+    return {PREFIX + name.upper(): str(value) for name, value in flags.items() if value not in (None, False)}
+
+
+def run_service(main: Coroutine[Any, Any, None]) -> None:
+    """Run a service to its end; what an operator must mend or wait for is told in a line.
+
+    Raises:
+        CommandFailed: the service could not start, or not go on.
+    """
+    try:
+        asyncio.run(main)
+    except Misconfigured as error:
+        raise CommandFailed(str(error)) from error
+    except Unavailable as error:
+        raise CommandFailed(str(error), "see 'reactorcide doctor'") from error
+    except asyncio.CancelledError:
+        raise SystemExit(ExitCode.INTERRUPTED) from None
+
+
+def make_data_dir(settings: Settings) -> Path:
+    """Make the data directory, owner-only, if it is not there.
+
+    Raises:
+        CommandFailed: it cannot be made or written.
+    """
+    path = settings.data_dir
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandFailed(f"{path} cannot be made: {error.strerror}", "set REACTORCIDE_DATA_DIR") from error
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise CommandFailed(f"{path} is not writable for this user", "set REACTORCIDE_DATA_DIR")
+    return path
+
+
+@contextmanager
+def sole_owner(data_dir: Path) -> Iterator[None]:
+    """Be the only service on a data directory; the lock dies with this process.
+
+    Raises:
+        CommandFailed: another one runs there; its URL is told.
+    """
+    with (data_dir / LOCK_FILE).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            url = read_local_url(data_dir)
+            where = f" at {url}" if url else ""
+            raise CommandFailed(
+                f"a service already runs on {data_dir}{where}",
+                "stop it with 'reactorcide down', or set REACTORCIDE_DATA_DIR to another directory",
+            ) from error
+        yield
+
+
+def bind_listener(host: str, port: int) -> socket.socket:
+    """Take the API's address before anything else is started.
+
+    Raises:
+        CommandFailed: it is in use or not this machine's.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise CommandFailed(
+            f"port {port} of {host} cannot be had: {error.strerror}",
+            "choose another with --port or REACTORCIDE_PORT (0: any free one)",
+        ) from error
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """Return the URL under which a client on this machine reaches ``listener``."""
+    host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
+        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+@contextmanager
+def server_file(data_dir: Path, url: str) -> Iterator[None]:
+    """Tell clients of this user where the service is, for as long as it is there."""
+    path = data_dir / SERVER_FILE
+    part = path.with_name(f"{SERVER_FILE}.{os.getpid()}")
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump({"url": url, "pid": os.getpid()}, file)
+    # Renamed into place, so that a client never reads half of it.
+    part.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+async def require_isolation(settings: Settings, environ: Mapping[str, str]) -> "Isolation":
+    """Find out what isolates jobs on this host.
+
+    Raises:
+        CommandFailed: nothing does, and the operator did not say that this is wanted.
+    """
+    from reactorcide.worker.host import HostCommands, inherited
+
+    isolation = await HostCommands(inherited(environ)).isolation()
+    if not isolation.is_present and not settings.unsandboxed:
+        raise CommandFailed(
+            f"no sandbox can be made on this host: {isolation.detail}",
+            "see 'reactorcide doctor'; --unsandboxed runs jobs without one, with all that you may do",
+        )
+    return isolation
+
+
+class Stoppable(Protocol):
+    """What stops in two steps, such as a worker."""
+
+    @property
+    def running(self) -> int: ...
+    def drain(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class Stopper:
+    """Obeys SIGTERM and SIGINT: the first drains, each further one stops; before a hand-over they cancel."""
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self._task = task
+        self._charge: Stoppable | None = None
+        self._count = 0
+
+    def hand_over(self, charge: Stoppable) -> None:
+        """Name what is to be stopped from now on."""
+        self._charge = charge
+
+    def obey(self) -> None:
+        """Take one signal."""
+        self._count += 1
+        if self._charge is None:
+            self._task.cancel()
+        elif self._count == 1:
+            if self._charge.running:
+                click.echo(
+                    f"Waiting for {self._charge.running} running job(s); once more kills them.", err=True
+                )
+            self._charge.drain()
+        else:
+            self._charge.stop()
+
+
+@contextmanager
+def stop_signals() -> Iterator[Stopper]:
+    """Let the current task's service be stopped by signals, instead of dying of them."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - called from a coroutine
+    loop = asyncio.get_running_loop()
+    stopper = Stopper(task)
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
+        loop.add_signal_handler(number, stopper.obey)
+    try:
+        yield stopper
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,178 @@
+"""The services on a database: what an API and a worker share, and the rounds of maintenance."""
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from reactorcide.config import Settings
+from reactorcide.domain.submission import SubmissionPolicy
+from reactorcide.domain.workers import Timing
+from reactorcide.objects.port import ObjectStore
+from reactorcide.objects.prefixed import PrefixedStore
+from reactorcide.queue.database import DatabaseQueue
+from reactorcide.services.accounts import AccountService
+from reactorcide.services.attempts import AttemptService
+from reactorcide.services.jobs import JobService
+from reactorcide.services.log_reading import LogReader
+from reactorcide.services.logs import LogService
+from reactorcide.services.maintenance import Maintenance
+from reactorcide.services.overview import Overview
+from reactorcide.services.vault import Vault, load_key
+from reactorcide.store.bell import Bell
+from reactorcide.store.database import Database
+from reactorcide.store.migrate import migrate
+from reactorcide.wiring.ids import new_id
+
+log = structlog.get_logger()
+
+_STOP_SECONDS = 5.0
+"""Each part has so long to stop."""
+DEFAULT_USER_FILE = "default-user-id"
+TOKEN_FILE = "admin-token"  # noqa: S105 - the name of a file
+
+
+@dataclass(frozen=True)
+class Core:
+    """The services and what they stand on: all that an API and a worker share."""
+
+    settings: Settings
+    dsn: str
+    timing: Timing
+    database: Database
+    bell: Bell
+    objects: ObjectStore
+    accounts: AccountService
+    jobs: JobService
+    attempts: AttemptService
+    logs: LogService
+    log_reader: LogReader
+    overview: Overview
+    queue: DatabaseQueue
+
+
+@asynccontextmanager
+async def open_core(settings: Settings, dsn: str, *, objects_dir: Path) -> AsyncIterator[Core]:
+    """Bring the schema up to date and open the services on it.
+
+    Raises:
+        Misconfigured: an operator must change something first.
+        Unavailable: the database is out of reach.
+    """
+    await migrate(dsn)
+    async with AsyncExitStack() as stack:
+        database = await Database.open(dsn, size=settings.db_pool_size)
+        stack.push_async_callback(_stop, database.close, "database")
+        bell = Bell(database)
+        await bell.start()
+        stack.push_async_callback(_stop, bell.stop, "bell")
+        core = _compose_core(settings, dsn, database, bell, _open_objects(settings, objects_dir))
+        stack.push_async_callback(_stop, core.accounts.flush_last_used, "accounts")
+        yield core
+
+
+@asynccontextmanager
+async def maintaining(core: Core) -> AsyncIterator[None]:
+    """Keep the maintenance rounds going: lost leases, deadlines, unsent entries, seals, purges."""
+    chores = (core.logs.seal_due, core.logs.purge_due, core.accounts.flush_last_used)
+    maintenance = Maintenance(core.database, core.bell, core.queue, core.timing, chores)
+    task = asyncio.create_task(maintenance.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait({task}, timeout=_STOP_SECONDS)
+
+
+async def ensure_admin(core: Core, *, make_one: bool) -> str | None:
+    """Make the bootstrap admin and its first token if the user is absent; return a new token's id.
+
+    Without DEFAULT_USER_ID nothing is made, unless ``make_one``: then an id is made once and kept in
+    the data directory. The token's text goes to an owner-only file there and nowhere else.
+    """
+    settings = core.settings
+    user_id = settings.default_user_id
+    if user_id is None and make_one:
+        user_id = await asyncio.to_thread(_remembered_user_id, settings.data_dir)
+    if user_id is None:
+        return None
+    token_id = await core.accounts.bootstrap_admin(user_id, settings.data_dir / TOKEN_FILE)
+    if token_id is not None:
+        log.info("admin.bootstrapped", user_id=user_id, token_id=token_id)
+    return token_id
+
+
+def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, objects: ObjectStore) -> Core:
+    timing = Timing(
+        lease=settings.lease,
+        heartbeat=settings.heartbeat,
+        start_deadline=settings.start_deadline,
+        lost_after=settings.lost_after,
+        reap_interval=settings.reap_interval,
+        cancel_grace=settings.cancel_grace,
+    )
+    policy = SubmissionPolicy(
+        default_queue_name=settings.default_queue_name,
+        default_timeout_seconds=settings.default_timeout,
+        default_runner_image=settings.default_runner_image,
+        git_allowed_protocols=settings.git_allowed_protocols,
+        git_allowed_hosts=settings.git_allowed_hosts,
+        copy_source_roots=settings.copy_source_roots,
+    )
+    vault = Vault(load_key(settings.encryption_key, settings.data_dir))
+    queue = DatabaseQueue(database, bell)
+    return Core(
+        settings=settings,
+        dsn=dsn,
+        timing=timing,
+        database=database,
+        bell=bell,
+        objects=objects,
+        accounts=AccountService(database),
+        jobs=JobService(database, queue, bell, vault, policy),
+        attempts=AttemptService(database, queue, bell, vault, timing),
+        logs=LogService(database, objects, bell),
+        log_reader=LogReader(database, objects, bell),
+        overview=Overview(database),
+        queue=queue,
+    )
+
+
+def _open_objects(settings: Settings, objects_dir: Path) -> ObjectStore:
+    store: ObjectStore
+    if settings.object_store_type == "memory":
+        from reactorcide.objects.memory import MemoryObjectStore
+
+        store = MemoryObjectStore()
+    else:
+        from reactorcide.objects.filesystem import FilesystemObjectStore
+
+        store = FilesystemObjectStore(settings.object_store_base_path or objects_dir)
+    return PrefixedStore(store, settings.object_store_prefix)
+
+
+def _remembered_user_id(data_dir: Path) -> str:
+    """Return the id kept in the data directory, making it if there is none; safe for processes that race."""
+    path = data_dir / DEFAULT_USER_FILE
+    with contextlib.suppress(FileExistsError):
+        part = path.with_name(f"{path.name}.{os.getpid()}")
+        part.write_text(new_id() + "\n")
+        try:
+            path.hardlink_to(part)
+        finally:
+            part.unlink()
+    return path.read_text().strip()
+
+
+async def _stop(stop: Callable[[], Awaitable[object]], part: str) -> None:
+    """Stop a part, bounded and without letting its trouble keep the others from stopping."""
+    try:
+        async with asyncio.timeout(_STOP_SECONDS):
+            await stop()
+    except Exception as error:  # noqa: BLE001 - the way out must be walked to its end
+        log.warning("part.stopped_badly", part=part, error=str(error) or type(error).__name__)

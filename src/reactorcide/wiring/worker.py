@@ -1,0 +1,82 @@
+"""A worker of this host, from settings and services."""
+
+import asyncio
+import os
+import platform
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import reactorcide
+from reactorcide.config import Settings
+from reactorcide.domain.workers import WorkerIdentity
+from reactorcide.wiring.core import Core
+from reactorcide.wiring.ids import new_id
+from reactorcide.worker.attempt import HostTerms
+from reactorcide.worker.gateway.direct import DirectGateway
+from reactorcide.worker.host import HostCommands, inherited
+from reactorcide.worker.loop import Worker, WorkerPlan
+from reactorcide.worker.runner import RunnerPool
+from runnerlib.spec import HostPolicy, Resources
+
+
+def make_worker(core: Core, environ: Mapping[str, str], isolation: str, url: str | None) -> Worker:
+    """Return a worker of this host that works by ``core``'s own services; it does nothing yet.
+
+    ``url`` is where jobs and people find the API; None: nobody here knows.
+    """
+    settings = core.settings
+    environment = inherited(environ)
+    plan = WorkerPlan(
+        identity=WorkerIdentity(
+            name=settings.worker_name or platform.node() or "worker",
+            boot_id=new_id(),
+            queues=settings.worker_queue,
+            slots=settings.worker_concurrency or len(os.sched_getaffinity(0)),
+            version=reactorcide.__version__,
+            isolation=isolation,
+        ),
+        spool_dir=settings.spool_dir or settings.data_dir / "spool",
+        poll_interval=settings.worker_poll_interval,
+        drain_limit=settings.drain_limit,
+        terms=_host_terms(settings, url),
+    )
+    host = HostCommands(environment)
+    return Worker(
+        DirectGateway(core.attempts, core.logs),
+        plan,
+        RunnerPool(environment),
+        lambda: host.clean(plan.terms.work_dir),
+    )
+
+
+@asynccontextmanager
+async def working(worker: Worker) -> AsyncIterator[asyncio.Task[None]]:
+    """Let the worker work; leaving the block early kills its jobs, and says so of them."""
+    task = asyncio.create_task(worker.run())
+    try:
+        yield task
+    finally:
+        worker.stop()
+        await asyncio.wait({task})
+
+
+def _host_terms(settings: Settings, url: str | None) -> HostTerms:
+    policy = HostPolicy(
+        executor="process" if settings.executor == "process" else "auto",
+        unsandboxed=settings.unsandboxed,
+        read_only_paths=settings.sandbox_paths,
+        default_resources=Resources(memory_mb=settings.job_memory_mb, pids=settings.job_pids),
+        workspace_limit_bytes=settings.job_disk_bytes,
+        log_limit_bytes=settings.log_limit_bytes,
+        copy_source_roots=settings.copy_source_roots,
+        git_allowed_protocols=settings.git_allowed_protocols,
+        git_allowed_hosts=settings.git_allowed_hosts,
+        cancel_grace_seconds=settings.cancel_grace.total_seconds(),
+    )
+    return HostTerms(
+        policy=policy,
+        work_dir=settings.work_dir or settings.data_dir / "work",
+        lost_after=settings.lost_after,
+        uid_base=settings.sandbox_uid_base if os.geteuid() == 0 else None,
+        public_url=url,
+    )

@@ -1,0 +1,79 @@
+"""What a worker asks of its host, by runnerlib's commands: which isolation there is, a clean start."""
+
+import asyncio
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import structlog
+
+log = structlog.get_logger()
+
+# Light and not in the caller's directory; see `runner.RUNNER_COMMAND`.
+_RUNNERLIB = (sys.executable, "-P", "-m", "runnerlib.cli")
+_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+ISOLATION_LIMIT_SECONDS = 20.0
+CLEAN_LIMIT_SECONDS = 60.0
+
+
+def inherited(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return all that runners, and so jobs' guardians, may see of the worker's own environment."""
+    return {name: environ[name] for name in _INHERITED if name in environ}
+
+
+@dataclass(frozen=True)
+class Isolation:
+    """What keeps jobs apart on this host. ``name`` is `none` where nothing does."""
+
+    name: str
+    detail: str
+
+    @property
+    def is_present(self) -> bool:
+        """Whether jobs are sandboxed."""
+        return self.name not in ("none", "unsandboxed")
+
+
+class HostCommands:
+    """Runs runnerlib's commands with a clean environment."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+
+    async def isolation(self) -> Isolation:
+        """Find out which isolation jobs get on this host; no answer counts as none."""
+        code, output = await self._run(["isolation", "--json"], ISOLATION_LIMIT_SECONDS)
+        if code != 0:
+            return Isolation("none", output.decode(errors="replace").strip()[-500:])
+        try:
+            return msgspec.json.decode(output, type=Isolation)
+        except msgspec.DecodeError:
+            return Isolation("none", "runnerlib's answer is not understood")
+
+    async def clean(self, work_dir: Path) -> None:
+        """Kill every sandbox a former self left running and remove every workspace."""
+        code, output = await self._run(["clean", str(work_dir)], CLEAN_LIMIT_SECONDS)
+        if code != 0:
+            log.error("host.not_cleaned", exit_code=code, said=output.decode(errors="replace")[-500:])
+
+    async def _run(self, arguments: list[str], limit_seconds: float) -> tuple[int, bytes]:
+        process = await asyncio.create_subprocess_exec(
+            *_RUNNERLIB,
+            *arguments,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=dict(self._environment),
+        )
+        try:
+            async with asyncio.timeout(limit_seconds):
+                output, _ = await process.communicate()
+        except TimeoutError:
+            return -1, b"no answer in time"
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        return process.returncode or 0, output
