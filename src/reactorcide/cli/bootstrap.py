@@ -20,7 +20,7 @@ def bootstrap(user_id: str | None) -> None:
 
     settings = read_settings(os.environ, {"default_user_id": user_id}).settings
     make_data_dir(settings)
-    run_service(_bootstrap(settings))
+    run_service(settings, _bootstrap(settings), is_quiet=True)
 
 
 async def _bootstrap(settings: "Settings") -> None:

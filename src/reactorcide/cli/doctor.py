@@ -78,11 +78,12 @@ def _examine_data_dir(path: Path) -> Finding:
 
 async def _examine_database(settings: "Settings") -> Finding:
     from reactorcide.domain.errors import Misconfigured, Unavailable
-    from reactorcide.store.postgres_programs import find_programs
+    from reactorcide.store.postgres_programs import find_programs, find_runner
 
     try:
         if settings.db_uri is None:
-            programs = await asyncio.to_thread(find_programs, settings.pg_bin)
+            runner = await asyncio.to_thread(find_runner)
+            programs = await asyncio.to_thread(find_programs, settings.pg_bin, runner)
             where = Path(programs.path("postgres")).parent
             return Finding("database", "ok", f"embedded PostgreSQL {programs.major} from {where}")
         from reactorcide.store.migrate import pending

@@ -21,7 +21,7 @@ def migrate(check: bool) -> None:
     settings = read_settings(os.environ, {}).settings
     if settings.db_uri is None:
         make_data_dir(settings)
-    run_service(_migrate(settings, check=check))
+    run_service(settings, _migrate(settings, check=check), is_quiet=True)
 
 
 async def _migrate(settings: "Settings", *, check: bool) -> None:

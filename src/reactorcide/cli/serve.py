@@ -22,7 +22,7 @@ def serve(port: int | None, host: str | None, data_dir: str | None) -> None:
 
     settings = read_settings(os.environ, {"port": port, "host": host, "data_dir": data_dir}).settings
     with sole_owner(make_data_dir(settings)):
-        run_service(_serve(settings))
+        run_service(settings, _serve(settings))
 
 
 class _Serving:
@@ -43,14 +43,12 @@ class _Serving:
 
 
 async def _serve(settings: "Settings") -> None:
-    from reactorcide.observability.logging import configure_logging
     from reactorcide.wiring.api import serving
 
     from reactorcide.cli.service import bind_listener, server_file, stop_signals, url_of
     from reactorcide.wiring.core import ensure_admin, maintaining, open_core
     from reactorcide.wiring.database import open_database
 
-    configure_logging(settings.log_level, settings.log_format)
     async with AsyncExitStack() as stack:
         stopper = stack.enter_context(stop_signals())
         listener = stack.enter_context(bind_listener(settings.host or "0.0.0.0", settings.port))  # noqa: S104

@@ -46,12 +46,17 @@ def as_variables(flags: Mapping[str, object]) -> dict[str, str]:
     return {PREFIX + name.upper(): str(value) for name, value in flags.items() if value not in (None, False)}
 
 
-def run_service(main: Coroutine[Any, Any, None]) -> None:
+def run_service(settings: Settings, main: Coroutine[Any, Any, None], *, is_quiet: bool = False) -> None:
     """Run a service to its end; what an operator must mend or wait for is told in a line.
+
+    ``is_quiet``: its own log tells of trouble only, as it should of what ends at once.
 
     Raises:
         CommandFailed: the service could not start, or not go on.
     """
+    from reactorcide.observability.logging import configure_logging
+
+    configure_logging("warning" if is_quiet else settings.log_level, settings.log_format)
     try:
         asyncio.run(main)
     except Misconfigured as error:

@@ -64,15 +64,13 @@ def up(
         start_detached(folder, flags)
         return
     with sole_owner(folder):
-        run_service(_run(settings, os.environ, ready_fd))
+        run_service(settings, _run(settings, os.environ, ready_fd))
 
 
 async def _run(settings: "Settings", environ: Mapping[str, str], ready_fd: int | None) -> None:
-    from reactorcide.observability.logging import configure_logging
 
     from reactorcide.cli.service import bind_listener, server_file, stop_signals, url_of
 
-    configure_logging(settings.log_level, settings.log_format)
     async with AsyncExitStack() as stack:
         stopper = stack.enter_context(stop_signals())
         listener = stack.enter_context(bind_listener(settings.host or "127.0.0.1", settings.port))

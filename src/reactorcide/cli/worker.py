@@ -41,17 +41,15 @@ def worker(queues: tuple[str, ...], concurrency: int | None, name: str | None, u
             "'reactorcide up' has a worker in it already",
         )
     make_data_dir(settings)
-    run_service(_work(settings, settings.db_uri, os.environ))
+    run_service(settings, _work(settings, settings.db_uri, os.environ))
 
 
 async def _work(settings: "Settings", dsn: str, environ: Mapping[str, str]) -> None:
-    from reactorcide.observability.logging import configure_logging
 
     from reactorcide.cli.service import require_isolation, stop_signals
     from reactorcide.wiring.core import open_core
     from reactorcide.wiring.worker import make_worker, working
 
-    configure_logging(settings.log_level, settings.log_format)
     async with AsyncExitStack() as stack:
         stopper = stack.enter_context(stop_signals())
         isolation = await require_isolation(settings, environ)

@@ -22,12 +22,12 @@ from reactorcide.services.jobs import JobService
 from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import LogService
 from reactorcide.services.maintenance import Maintenance
+from reactorcide.services.new_ids import IdSource
 from reactorcide.services.overview import Overview
 from reactorcide.services.vault import Vault, load_key
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 from reactorcide.store.migrate import migrate
-from reactorcide.wiring.ids import new_id
 
 log = structlog.get_logger()
 
@@ -161,7 +161,7 @@ def _remembered_user_id(data_dir: Path) -> str:
     path = data_dir / DEFAULT_USER_FILE
     with contextlib.suppress(FileExistsError):
         part = path.with_name(f"{path.name}.{os.getpid()}")
-        part.write_text(new_id() + "\n")
+        part.write_text(IdSource().new_id() + "\n")
         try:
             path.hardlink_to(part)
         finally:

@@ -9,8 +9,8 @@ from contextlib import asynccontextmanager
 import reactorcide
 from reactorcide.config import Settings
 from reactorcide.domain.workers import WorkerIdentity
+from reactorcide.services.new_ids import IdSource
 from reactorcide.wiring.core import Core
-from reactorcide.wiring.ids import new_id
 from reactorcide.worker.attempt import HostTerms
 from reactorcide.worker.gateway.direct import DirectGateway
 from reactorcide.worker.host import HostCommands, inherited
@@ -29,7 +29,7 @@ def make_worker(core: Core, environ: Mapping[str, str], isolation: str, url: str
     plan = WorkerPlan(
         identity=WorkerIdentity(
             name=settings.worker_name or platform.node() or "worker",
-            boot_id=new_id(),
+            boot_id=IdSource().new_id(),
             queues=settings.worker_queue,
             slots=settings.worker_concurrency or len(os.sched_getaffinity(0)),
             version=reactorcide.__version__,

@@ -29,8 +29,7 @@ from reactorcide.worker.runner import Runner, RunnerPool
 from reactorcide.worker.shipping import (
     LogShipper,
     ShippingEnd,
-    deliver_outcome,
-    outcome_of,
+    deliver_result,
     pause_before_retry,
 )
 from reactorcide.worker.spool import AttemptSpool, Spool, SpoolReader
@@ -230,7 +229,7 @@ class Attempt:
             await asyncio.to_thread(spool.remove)
             self.is_held = False
             return None
-        await deliver_outcome(self._gateway, self.claim, outcome_of(result))
+        await deliver_result(self._gateway, self.claim, result)
         self.is_held = False
         self._log.info(
             "attempt.finished", status=result.status, reason=result.reason, exit_code=result.exit_code
@@ -242,7 +241,7 @@ class Attempt:
 
     async def _give_up(self, result: RunResult) -> None:
         self._log.error("attempt.given_up", reason=result.reason, detail=result.message)
-        await deliver_outcome(self._gateway, self.claim, outcome_of(result))
+        await deliver_result(self._gateway, self.claim, result)
         self.is_held = False
 
     def _pass_on_order(self, runner: Runner) -> None:
@@ -327,7 +326,7 @@ async def deliver_leftover(gateway: Gateway, spool: AttemptSpool) -> None:
     """
     result = await asyncio.to_thread(spool.read_result)
     if result is not None:
-        accepted = await deliver_outcome(gateway, spool.claim, outcome_of(result))
+        accepted = await deliver_result(gateway, spool.claim, result)
         log.info("spool.outcome_delivered", job_id=spool.claim.job_id, accepted=accepted)
     shipper = LogShipper(gateway, spool.claim, SpoolReader(spool))
     shipper.end()

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import structlog
 
-from reactorcide.domain.errors import ReactorcideError, Unavailable
+from reactorcide.domain.errors import NotFound, ReactorcideError, Unavailable
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.workers import Registration, WorkerIdentity
 from reactorcide.worker.attempt import Attempt, HostTerms, deliver_leftover
@@ -102,7 +102,6 @@ class Worker:
         registration = await self._register([spool.claim for spool in leftovers if spool.read_result()])
         if registration is None:
             return
-        self._worker_id = registration.worker_id
         self._runners.warm_up()
         await self._deliver_leftovers(leftovers)
         self.is_registered.set()
@@ -130,6 +129,7 @@ class Worker:
                 log.warning("worker.not_registered", part=error.part, tries=tries)
                 await pause_before_retry(tries)
             else:
+                self._worker_id = registration.worker_id
                 log.info(
                     "worker.registered",
                     worker_id=registration.worker_id,
@@ -161,6 +161,11 @@ class Worker:
                 failures += 1
                 log.warning("worker.claim_failed", part=error.part, tries=failures)
                 await self._pause(failures)
+                continue
+            except NotFound:
+                # The database was replaced by another one, or an older one.
+                log.warning("worker.forgotten")
+                await self._register([])
                 continue
             except Exception:
                 failures += 1

@@ -3,13 +3,13 @@
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable
 from datetime import timedelta
 from enum import Enum
 
+import msgspec
 import structlog
 
-from reactorcide.domain.errors import ClaimLost, LogMismatch, OffsetGap, Unavailable
+from reactorcide.domain.errors import ClaimLost, InvalidInput, LogMismatch, OffsetGap, Unavailable
 from reactorcide.domain.jobs import AttemptOutcome, Claim
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.retry import retry_delay
@@ -105,13 +105,22 @@ class LogShipper:
                 return None
 
 
-async def deliver_outcome(
-    gateway: Gateway, claim: Claim, outcome: AttemptOutcome, *, on_retry: Callable[[], None] | None = None
-) -> bool:
+async def deliver_result(gateway: Gateway, claim: Claim, result: RunResult) -> bool:
     """Tell the coordinator how the attempt ended, again and again until it has heard.
 
     False: someone else has decided this attempt.
     """
+    try:
+        return await _deliver(gateway, claim, _outcome_of(result))
+    except (InvalidInput, ValueError) as error:
+        log.error("attempt.result_refused", **_ids(claim), detail=str(error))
+        doubtful = msgspec.structs.replace(
+            result, status="failed", reason=Reason.INTERNAL.value, fault="infra", message=str(error)
+        )
+        return await _deliver(gateway, claim, _outcome_of(doubtful))
+
+
+async def _deliver(gateway: Gateway, claim: Claim, outcome: AttemptOutcome) -> bool:
     tries = 0
     while True:
         tries += 1
@@ -122,14 +131,12 @@ async def deliver_outcome(
             return False
         except Unavailable as error:
             log.warning("attempt.outcome_not_delivered", **_ids(claim), part=error.part, tries=tries)
-            if on_retry is not None:
-                on_retry()
             await pause_before_retry(tries)
         else:
             return True
 
 
-def outcome_of(result: RunResult) -> AttemptOutcome:
+def _outcome_of(result: RunResult) -> AttemptOutcome:
     """Return what a result file says in the coordinator's words."""
     return AttemptOutcome(
         status=JobStatus(result.status),

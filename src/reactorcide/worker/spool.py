@@ -181,7 +181,8 @@ class SpoolReader:
         chunk = _read_at(self._index, self._index_offset, _INDEX_READ_BYTES)
         self._index_offset += len(chunk)
         *lines, self._half_line = (self._half_line + chunk).split(b"\n")
-        self._known.extend(_parse_piece(line) for line in lines if line)
+        pieces = (_parse_piece(line) for line in lines if line)
+        self._known.extend(piece for piece in pieces if piece.length > 0)
         return bool(self._known)
 
     def _read_log(self, length: int) -> bytes:
