@@ -26,6 +26,9 @@ class ReadyQueue(Protocol):
     Every method may be called from many tasks of one event loop.
     """
 
+    rows_are_the_queue: bool
+    """The commit of a job's row is its announcement: such a job is `queued` from the beginning."""
+
     async def announce(self, jobs: Sequence[Announcement]) -> None:
         """Tell that jobs became ready; called after their commit.
 
@@ -50,4 +53,7 @@ class ReadyQueue(Protocol):
         """Wait until a job of these queues may have become ready. False: ``timeout`` passed first.
 
         May return True for nothing; never returns later than ``timeout``.
+
+        Raises:
+            Unavailable: the database or the queue cannot be reached.
         """

@@ -1,0 +1,115 @@
+"""The ready queue that is the job rows themselves: nothing to keep in step, nothing to lose."""
+# ruff: noqa: S608 - every part of a statement is a constant of ours
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from reactorcide.domain.jobs import Claim
+from reactorcide.queue.port import Announcement
+from reactorcide.store.bell import Bell
+from reactorcide.store.database import Database, Transaction
+
+MAX_ATTEMPTS = 50
+# The predicate of the index jobs_ready, word for word, so that the planner knows it applies; then what
+# changes with time. `sources_of` says the same of a start: the tests compare them.
+_IS_READY = f"""
+    j.status IN ('submitted', 'queued') AND j.lease_id IS NULL AND j.desired = 0
+    AND j.not_before <= now() AND j.queue_deadline_at > now()
+    AND j.runs < j.max_runs AND j.attempt < {MAX_ATTEMPTS}
+"""
+_BEST_OF_ONE_QUEUE = f"""
+    SELECT j.job_id FROM jobs j WHERE j.queue_name = %(queue)s AND {_IS_READY}
+     ORDER BY j.priority DESC, j.created_at, j.job_id LIMIT %(limit)s
+       FOR UPDATE OF j SKIP LOCKED
+"""
+# Each queue is read in the order of its index as far as can be needed, more than the limit because other
+# claims may hold some; only what is taken is locked, with its guard asked again.
+_BEST_OF_QUEUES = f"""
+    SELECT j.job_id FROM jobs j
+      JOIN (SELECT c.job_id FROM unnest(%(queues)s::text[]) AS q (name) CROSS JOIN LATERAL (
+                SELECT j.job_id FROM jobs j WHERE j.queue_name = q.name AND {_IS_READY}
+                 ORDER BY j.priority DESC, j.created_at, j.job_id LIMIT %(limit)s + 50) c
+           ) candidate ON candidate.job_id = j.job_id
+     WHERE {_IS_READY}
+     ORDER BY j.priority DESC, j.created_at, j.job_id LIMIT %(limit)s
+       FOR UPDATE OF j SKIP LOCKED
+"""
+_TAKE = """
+    WITH best AS MATERIALIZED ({best}), taken AS (
+        UPDATE jobs j
+           SET attempt = j.attempt + 1, lease_id = gen_random_uuid(), lease_worker = %(worker_id)s,
+               version = j.version + 1, updated_at = now()
+          FROM best b WHERE j.job_id = b.job_id
+        RETURNING j.job_id, j.attempt, j.lease_id, j.priority, j.created_at
+    ), noted AS (
+        INSERT INTO attempts (job_id, attempt, lease_id, worker_id, lease_expires_at)
+        SELECT job_id, attempt, lease_id, %(worker_id)s, now() + %(start_within)s FROM taken
+    )
+    SELECT job_id, attempt, lease_id FROM taken ORDER BY priority DESC, created_at, job_id
+"""
+_CLAIM_FROM_ONE = _TAKE.format(best=_BEST_OF_ONE_QUEUE)
+_CLAIM_FROM_SEVERAL = _TAKE.format(best=_BEST_OF_QUEUES)
+_SEE_READY = f"""
+    SELECT 1 FROM unnest(%(queues)s::text[]) AS q (name) CROSS JOIN LATERAL (
+        SELECT 1 FROM jobs j WHERE j.queue_name = q.name AND {_IS_READY} LIMIT 1) ready
+     LIMIT 1
+"""
+
+
+class DatabaseQueue:
+    """Ready jobs, claimed by one `FOR UPDATE SKIP LOCKED` statement on their rows (T3).
+
+    Args:
+        look_every: the longest wait without looking at the rows; it bounds what a lost ring costs, and how
+            late a job is taken whose time to try again has come.
+    """
+
+    rows_are_the_queue = True
+
+    def __init__(
+        self, database: Database, bell: Bell, *, look_every: timedelta = timedelta(seconds=2)
+    ) -> None:
+        self._database = database
+        self._bell = bell
+        self._look_every = look_every
+
+    async def announce(self, jobs: Sequence[Announcement]) -> None:
+        """Wake waiting workers: the commit has told the queue."""
+        self._bell.ring(*(f"queue:{name}" for name in {job.queue_name for job in jobs}))
+
+    async def claim(
+        self, worker_id: str, queue_names: Sequence[str], limit: int, *, start_within: timedelta
+    ) -> list[Claim]:
+        """As the port says."""
+        if not queue_names or limit < 1:
+            return []
+        statement = _CLAIM_FROM_ONE if len(queue_names) == 1 else _CLAIM_FROM_SEVERAL
+        given = {
+            "worker_id": worker_id,
+            "queue": queue_names[0],
+            "queues": list(queue_names),
+            "limit": limit,
+            "start_within": start_within,
+        }
+
+        async def take(tx: Transaction) -> list[Claim]:
+            rows = await (await tx.execute(statement, given)).fetchall()
+            return [Claim(row["job_id"], row["attempt"], row["lease_id"], worker_id) for row in rows]
+
+        return await self._database.run(take)
+
+    async def wait(self, queue_names: Sequence[str], timeout: timedelta) -> bool:
+        """As the port says."""
+        with self._bell.listen(*(f"queue:{name}" for name in queue_names)) as ear:
+            # What rang between the last claim and now was not heard.
+            if await self._sees_ready(queue_names):
+                return True
+            if timeout <= self._look_every:
+                return await ear.wait(timeout)
+            await ear.wait(self._look_every)
+            return True
+
+    async def _sees_ready(self, queue_names: Sequence[str]) -> bool:
+        async with self._database.transaction() as tx:
+            cursor = await tx.execute(_SEE_READY, {"queues": list(queue_names)})
+            return await cursor.fetchone() is not None

@@ -1,0 +1,261 @@
+"""Attempts, as their workers see them: register, claim, start, heartbeat, finish, release.
+
+Every call names its fencing pair, and the statement behind it decides; who comes too late, twice or for
+somebody else changes nothing. The promises are those of `reactorcide.worker.gateway.port`.
+"""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
+
+import structlog
+
+from reactorcide.domain.errors import ClaimLost, InputFault, InvalidInput, Misconfigured, NotFound
+from reactorcide.domain.ids import is_id
+from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, JobSpec, StartedAttempt
+from reactorcide.domain.reasons import Reason
+from reactorcide.domain.status import JobStatus
+from reactorcide.domain.workers import Registration, Timing, WorkerIdentity
+from reactorcide.queue.port import Announcement, ReadyQueue
+from reactorcide.services.dispatch import claim_ready
+from reactorcide.services.jobs import GIT_URL_SECRET
+from reactorcide.services.vault import Vault
+from reactorcide.store import attempts, workers
+from reactorcide.store.bell import Bell, Ear
+from reactorcide.store.database import Database, Transaction
+
+_MAX_MESSAGE_CHARACTERS = 4_096
+
+log = structlog.get_logger()
+
+
+class AttemptService:
+    """The coordinator's half of a worker's life."""
+
+    def __init__(
+        self, database: Database, queue: ReadyQueue, bell: Bell, vault: Vault, timing: Timing
+    ) -> None:
+        self._database = database
+        self._queue = queue
+        self._bell = bell
+        self._vault = vault
+        self._timing = timing
+        self._ears: dict[str, tuple[Ear, ExitStack]] = {}
+
+    async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
+        """Write a worker process down; what an earlier boot of its name still holds is lost.
+
+        Of that, ``spooled`` is spared for one lease, in which the results of it may be delivered.
+        """
+
+        async def register(tx: Transaction) -> tuple[str, list[tuple[Claim, attempts.LeaseEnd]]]:
+            worker = await workers.register_worker(tx, identity)
+            if not worker.is_new_boot:
+                return worker.worker_id, []
+            kept = {_pair(claim) for claim in spooled}
+            ends = []
+            for claim in await attempts.find_held(tx, worker.worker_id):
+                if _pair(claim) in kept:
+                    continue
+                end = await attempts.end_lease(tx, claim, actor="system:register", at_once=True)
+                if end is not None:
+                    ends.append((claim, end))
+            sound = [claim for claim in spooled if _is_sound(claim)]
+            await attempts.lend_time(tx, worker.worker_id, sound, lease=self._timing.lease)
+            return worker.worker_id, ends
+
+        worker_id, ends = await self._database.run(register)
+        for claim, end in ends:
+            await self._tell_end(claim, end)
+        log.info("worker.registered", worker_id=worker_id, worker=identity.name, lost=len(ends))
+        return Registration(
+            worker_id=worker_id,
+            lease_seconds=self._timing.lease.total_seconds(),
+            heartbeat_seconds=self._timing.heartbeat.total_seconds(),
+        )
+
+    async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
+        """Claim jobs of the worker's queues (T3), waiting up to ``wait`` for the first.
+
+        Raises:
+            NotFound: no such worker is registered.
+        """
+        async with self._database.transaction() as tx:
+            queues = await workers.find_queues(tx, worker_id) if is_id(worker_id) else None
+        if queues is None:
+            raise NotFound("worker", worker_id)
+        claims = await claim_ready(
+            self._queue, worker_id, queues, free_slots, wait=wait, start_within=self._timing.start_deadline
+        )
+        if claims:
+            self._bell.ring(*(f"job:{claim.job_id}" for claim in claims))
+        return claims
+
+    async def start(self, claim: Claim) -> StartedAttempt:
+        """Begin the attempt (T4); only this hands out secrets.
+
+        Raises:
+            ClaimLost: cancelled, expired or taken. If it was cancelled, this has ended the job.
+        """
+        if not _is_sound(claim):
+            raise ClaimLost(claim.job_id, claim.attempt)
+
+        async def start(tx: Transaction) -> StartedAttempt | attempts.LeaseEnd | None:
+            row = await attempts.start_attempt(tx, claim, lease=self._timing.lease)
+            if row is None:
+                # Cancelled or too late: under the same fence the claim goes back, or its job ends.
+                return await attempts.end_lease(
+                    tx, claim, actor="system:start", at_once=True, started_too=False
+                )
+            return StartedAttempt(
+                claim=claim,
+                spec=self._unseal(claim.job_id, row.spec, row.sealed),
+                deadline_seconds=max(0.0, row.deadline_seconds),
+                lease_seconds=self._timing.lease.total_seconds(),
+                may_run_again=row.may_run_again,
+            )
+
+        try:
+            answer = await self._database.run(start)
+        except Misconfigured as error:
+            answer = await self._fail_unstartable(claim, str(error))
+        if isinstance(answer, StartedAttempt):
+            self._bell.ring(f"job:{claim.job_id}")
+            return answer
+        if answer is not None:
+            await self._tell_end(claim, answer)
+        raise ClaimLost(claim.job_id, claim.attempt)
+
+    async def heartbeat(
+        self, worker_id: str, held: Sequence[Claim], *, draining: bool
+    ) -> list[HeartbeatOrder]:
+        """Renew the leases of all held attempts (T5) and answer one order for each."""
+        sound = [claim for claim in held if _is_sound(claim) and claim.worker_id == worker_id]
+
+        async def renew(tx: Transaction) -> list[HeartbeatOrder]:
+            return await attempts.renew_leases(
+                tx,
+                worker_id,
+                sound,
+                draining=draining,
+                lease=self._timing.lease,
+                grace=self._timing.cancel_grace,
+            )
+
+        orders = await self._database.run(renew, urgent=True) if is_id(worker_id) else []
+        told = {order.claim for order in orders}
+        return orders + [HeartbeatOrder(claim, "abandon") for claim in held if claim not in told]
+
+    async def wait_for_orders(self, worker_id: str, timeout: timedelta) -> bool:
+        """Wait until a heartbeat would bring something new. False: ``timeout`` passed.
+
+        What rings between two calls is kept for the second.
+        """
+        if worker_id not in self._ears:
+            stack = ExitStack()
+            self._ears[worker_id] = stack.enter_context(self._bell.listen(f"worker:{worker_id}")), stack
+        return await self._ears[worker_id][0].wait(timeout)
+
+    async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
+        """Write down how the attempt ended (T6). Repeating the same outcome succeeds.
+
+        Raises:
+            InvalidInput: the outcome contradicts itself.
+            ClaimLost: the attempt is not this worker's, or ended otherwise.
+        """
+        told = _check_outcome(outcome)
+
+        async def finish(tx: Transaction) -> bool:
+            return await attempts.finish_attempt(tx, claim, told)
+
+        if not _is_sound(claim) or not await self._database.run(finish, urgent=True):
+            raise ClaimLost(claim.job_id, claim.attempt)
+        self._bell.ring(f"job:{claim.job_id}", f"log:{claim.job_id}")
+        log.info(
+            "job.finished",
+            job_id=claim.job_id,
+            attempt=claim.attempt,
+            worker_id=claim.worker_id,
+            status=outcome.status,
+            reason=outcome.reason,
+            exit_code=outcome.exit_code,
+        )
+
+    async def release(self, claim: Claim) -> None:
+        """Give back a claim that was not started. One that is no longer held is no error."""
+        if not _is_sound(claim):
+            return
+
+        async def release(tx: Transaction) -> attempts.LeaseEnd | None:
+            return await attempts.end_lease(
+                tx, claim, actor="system:release", at_once=True, started_too=False
+            )
+
+        end = await self._database.run(release)
+        if end is not None:
+            await self._tell_end(claim, end)
+
+    async def deregister(self, worker_id: str) -> None:
+        """Take leave of a worker: its claims that were not started go back; it is live no more."""
+        if not is_id(worker_id):
+            return
+
+        async def retire(tx: Transaction) -> list[Claim]:
+            await workers.retire_worker(tx, worker_id)
+            return await attempts.find_held(tx, worker_id)
+
+        for claim in await self._database.run(retire):
+            await self.release(claim)
+        if worker_id in self._ears:
+            self._ears.pop(worker_id)[1].close()
+
+    async def _fail_unstartable(self, claim: Claim, why: str) -> attempts.LeaseEnd | None:
+        log.error("job.unstartable", job_id=claim.job_id, detail=why)
+
+        async def fail(tx: Transaction) -> attempts.LeaseEnd | None:
+            return await attempts.end_lease(
+                tx, claim, actor="system:start", at_once=True, started_too=False, cannot_start=why
+            )
+
+        return await self._database.run(fail)
+
+    async def _tell_end(self, claim: Claim, end: attempts.LeaseEnd) -> None:
+        self._bell.ring(f"job:{claim.job_id}")
+        if end.status is JobStatus.QUEUED:
+            await self._queue.announce([Announcement(claim.job_id, end.queue_name, claim.attempt)])
+
+    def _unseal(self, job_id: str, spec: JobSpec, sealed: bytes | None) -> JobSpec:
+        if sealed is None:
+            return spec
+        secrets = self._vault.open(job_id, sealed)
+        git_url = secrets.pop(GIT_URL_SECRET, spec.git_url)
+        return replace(spec, git_url=git_url, job_secrets=secrets)
+
+
+def _pair(claim: Claim) -> tuple[str, int, str]:
+    """Return a claim without its worker, whose id a spool of an earlier boot may have otherwise."""
+    return claim.job_id, claim.attempt, claim.lease_id
+
+
+def _is_sound(claim: Claim) -> bool:
+    """Tell whether the database can read this claim at all."""
+    ids = (claim.job_id, claim.lease_id, claim.worker_id)
+    return all(map(is_id, ids)) and 1 <= claim.attempt <= attempts.MAX_ATTEMPTS
+
+
+def _check_outcome(outcome: AttemptOutcome) -> AttemptOutcome:
+    faults = []
+    if not outcome.status.is_final:
+        faults.append(InputFault("/status", "must be final"))
+    if (outcome.status is JobStatus.COMPLETED) != (outcome.reason is Reason.OK):
+        faults.append(InputFault("/reason", "ok goes with completed, and with nothing else"))
+    if outcome.status is JobStatus.COMPLETED and outcome.exit_code != 0:
+        faults.append(InputFault("/exit_code", "a completed job has exit code 0"))
+    if outcome.log_length < 0 or len(outcome.log_sha256) != 32:
+        faults.append(InputFault("/log_sha256", "must be the 32 bytes of a log of 0 bytes or more"))
+    if faults:
+        raise InvalidInput(faults)
+    if outcome.message is None:
+        return outcome
+    return replace(outcome, message=outcome.message.replace("\0", "")[:_MAX_MESSAGE_CHARACTERS])

@@ -1,0 +1,165 @@
+"""The rows of workers: who they are, when they were last heard of, and what they and their queues do."""
+# ruff: noqa: S608 - every part of a statement is a constant of ours
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from reactorcide.domain.workers import WorkerIdentity
+from reactorcide.store.database import Transaction
+
+LIVE_HEARTBEATS = 3
+"""A worker counts as live while it was heard of within so many heartbeats."""
+
+# Locked first, so that two boots of one name follow each other.
+_FIND_BOOT = "SELECT boot_id FROM workers WHERE name = %(name)s FOR UPDATE"
+_REGISTER = """
+    INSERT INTO workers (worker_id, name, boot_id, queues, slots, version, isolation)
+    VALUES (gen_random_uuid(), %(name)s, %(boot_id)s, %(queues)s, %(slots)s, %(version)s, %(isolation)s)
+    ON CONFLICT (name) DO UPDATE
+       SET boot_id = excluded.boot_id, queues = excluded.queues, slots = excluded.slots,
+           version = excluded.version, isolation = excluded.isolation, draining = false,
+           registered_at = now(), last_seen_at = now()
+    RETURNING worker_id
+"""
+_FIND_QUEUES = "SELECT queues FROM workers WHERE worker_id = %(worker_id)s"
+# Without slots and queues it takes nothing; attempts of the past still name it.
+_RETIRE = """
+    UPDATE workers SET draining = true, slots = 0, queues = '{}', last_seen_at = now()
+     WHERE worker_id = %(worker_id)s
+"""
+_IS_LIVE = "w.slots > 0 AND w.last_seen_at > now() - %(silence)s"
+_LIST_WORKERS = f"""
+    SELECT w.worker_id, w.name, w.queues, w.slots, w.version, w.isolation, w.draining, w.last_seen_at,
+           {_IS_LIVE} AS is_live,
+           (SELECT count(*) FROM attempts a
+             WHERE a.worker_id = w.worker_id AND a.ended_at IS NULL AND a.started_at IS NOT NULL) AS running
+      FROM workers w ORDER BY w.name
+"""
+_LIST_QUEUES = f"""
+    WITH waiting AS (
+        SELECT queue_name AS name, count(*) AS ready, min(coalesce(queued_at, created_at)) AS oldest
+          FROM jobs WHERE status IN ('submitted', 'queued') AND lease_id IS NULL AND desired = 0
+         GROUP BY queue_name
+    ), busy AS (
+        SELECT queue_name AS name, count(*) AS running FROM jobs WHERE status = 'running' GROUP BY queue_name
+    ), served AS (
+        SELECT q.name, count(*) FILTER (WHERE {_IS_LIVE}) AS live_workers
+          FROM workers w CROSS JOIN LATERAL unnest(w.queues) AS q (name) GROUP BY q.name
+    )
+    SELECT name, coalesce(ready, 0) AS ready, coalesce(running, 0) AS running,
+           extract(epoch FROM now() - oldest)::float8 AS oldest_wait_seconds,
+           coalesce(live_workers, 0) AS live_workers
+      FROM waiting FULL JOIN busy USING (name) FULL JOIN served USING (name) ORDER BY name
+"""
+_SEE_QUEUE = f"""
+    SELECT j.lease_id IS NOT NULL AS is_claimed,
+           extract(epoch FROM j.not_before - now())::float8 AS rest_seconds,
+           (SELECT count(*) FROM workers w
+             WHERE {_IS_LIVE} AND NOT w.draining AND j.queue_name = ANY(w.queues)) AS live_workers,
+           (SELECT count(*) FROM (
+               SELECT 1 FROM jobs o
+                WHERE o.queue_name = j.queue_name AND o.status IN ('submitted', 'queued')
+                  AND o.lease_id IS NULL AND o.desired = 0 AND o.not_before <= now()
+                  AND (o.priority > j.priority OR o.priority = j.priority
+                       AND (o.created_at, o.job_id) < (j.created_at, j.job_id))
+                LIMIT %(limit)s) ahead) AS ahead
+      FROM jobs j WHERE j.job_id = %(job_id)s AND j.status IN ('submitted', 'queued')
+"""
+
+
+@dataclass(frozen=True)
+class RegisteredWorker:
+    """A worker's row after registration."""
+
+    worker_id: str
+    is_new_boot: bool
+    """It is another process than the one that was registered under this name before."""
+
+
+@dataclass(frozen=True)
+class WorkerRow:
+    """A worker and what it does now."""
+
+    worker_id: str
+    name: str
+    queues: tuple[str, ...]
+    slots: int
+    running: int
+    last_seen_at: datetime
+    version: str
+    isolation: str
+    draining: bool
+    is_live: bool
+
+
+@dataclass(frozen=True)
+class QueueRow:
+    """A queue that has jobs or workers."""
+
+    name: str
+    ready: int
+    running: int
+    oldest_wait_seconds: float | None
+    live_workers: int
+
+
+@dataclass(frozen=True)
+class QueueSight:
+    """What a waiting job sees: whether a worker has claimed it, and who is before it."""
+
+    is_claimed: bool
+    rest_seconds: float
+    """How long, if above 0, until it may be claimed."""
+    live_workers: int
+    ahead: int
+
+
+async def register_worker(tx: Transaction, identity: WorkerIdentity) -> RegisteredWorker:
+    """Write down a worker process; it takes the place of the earlier one of its name."""
+    before = await (await tx.execute(_FIND_BOOT, {"name": identity.name})).fetchone()
+    cursor = await tx.execute(
+        _REGISTER,
+        {
+            "name": identity.name,
+            "boot_id": identity.boot_id,
+            "queues": list(identity.queues),
+            "slots": identity.slots,
+            "version": identity.version,
+            "isolation": identity.isolation,
+        },
+    )
+    row = await cursor.fetchone()
+    assert row is not None  # noqa: S101 - an upsert returns its row
+    return RegisteredWorker(
+        row["worker_id"], is_new_boot=before is None or before["boot_id"] != identity.boot_id
+    )
+
+
+async def find_queues(tx: Transaction, worker_id: str) -> tuple[str, ...] | None:
+    """Return the queues a worker takes from, None if there is no such worker."""
+    row = await (await tx.execute(_FIND_QUEUES, {"worker_id": worker_id})).fetchone()
+    return tuple(row["queues"]) if row else None
+
+
+async def retire_worker(tx: Transaction, worker_id: str) -> None:
+    """Write down that a worker has gone."""
+    await tx.execute(_RETIRE, {"worker_id": worker_id})
+
+
+async def list_workers(tx: Transaction, *, heartbeat: timedelta) -> list[WorkerRow]:
+    """Return all workers by name."""
+    cursor = await tx.execute(_LIST_WORKERS, {"silence": heartbeat * LIVE_HEARTBEATS})
+    return [WorkerRow(**row | {"queues": tuple(row["queues"])}) for row in await cursor.fetchall()]
+
+
+async def list_queues(tx: Transaction, *, heartbeat: timedelta) -> list[QueueRow]:
+    """Return all queues that have jobs or workers, by name."""
+    cursor = await tx.execute(_LIST_QUEUES, {"silence": heartbeat * LIVE_HEARTBEATS})
+    return [QueueRow(**row) for row in await cursor.fetchall()]
+
+
+async def see_queue(tx: Transaction, job_id: str, *, heartbeat: timedelta, limit: int) -> QueueSight | None:
+    """Return what a waiting job sees, counting at most ``limit`` before it; None: it does not wait."""
+    given = {"job_id": job_id, "silence": heartbeat * LIVE_HEARTBEATS, "limit": limit}
+    row = await (await tx.execute(_SEE_QUEUE, given)).fetchone()
+    return QueueSight(**row) if row else None
