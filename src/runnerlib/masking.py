@@ -9,23 +9,35 @@ A stream shows each byte as soon as that rule is decided for it. What it holds b
 end of the output so far with which some pattern begins: at most one pattern less a byte.
 """
 
+import importlib
+import re
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Protocol
+from types import ModuleType
 
 from runnerlib.secret_forms import SHORTEST_SECRET_BYTES, patterns_of
+
+ahocorasick_rs: ModuleType | None
+try:
+    ahocorasick_rs = importlib.import_module("ahocorasick_rs")
+except ImportError:  # no wheel for this platform
+    ahocorasick_rs = None
 
 REDACTED = b"[REDACTED]"
 
 _SLICE_BYTES = 64 * 1024
 """Looked at in one go, so that text made of nothing but matches costs bounded memory."""
-_ANCHOR_BYTES = SHORTEST_SECRET_BYTES
+_HEAD_BYTES = SHORTEST_SECRET_BYTES
+"""Every pattern has at least so many."""
 _GROUP = 48
+"""Heads looked for together: up to about 60 an automaton runs on vector instructions, ten times as fast."""
 _MOST_GROUPS = 12
+"""With more, one large automaton beats many small ones."""
 
 Span = tuple[int, int]
+_Search = Callable[[bytes], list[int]]
 
 
 class Masker:
@@ -100,14 +112,14 @@ class MaskingStream:
         """Return the rest: the stream has ended, what was held begins no secret."""
         data, shown = self._held, self._shown
         self._held, self._shown = b"", 0
-        runs = _runs(self._masker.present_patterns(), data, shown)
-        return self._render(data, runs, shown, len(data))
+        runs, _ = self._masker.present_patterns().scan(data)
+        return self._render(data, _merge([(0, shown), *runs]), shown, len(data))
 
     def _advance(self, new: bytes) -> bytes:
         data, shown = self._held + new, self._shown
-        patterns = self._masker.present_patterns()
-        runs = _runs(patterns, data, shown)
-        keep = patterns.unfinished_from(data)
+        runs, keep = self._masker.present_patterns().scan(data)
+        if shown:
+            runs = _merge([(0, shown), *runs])
         # A covered byte is decided, even if a longer pattern may still reach over it.
         frontier = next((end for start, end in runs if start <= keep < end), keep)
         self._held, self._shown = data[keep:], frontier - keep
@@ -138,108 +150,64 @@ class MaskingStream:
 
 
 class _Patterns:
-    """A fixed set of patterns, ready to be looked for."""
+    """A fixed set of patterns, ready to be looked for.
+
+    The text is searched for the patterns' first bytes only, all of the same length, and each place
+    found is then compared with the patterns that begin so. Hence the cost of a text does not depend
+    on how patterns are nested, and a long pattern costs no more to look for than a short one.
+    """
 
     def __init__(self, patterns: Iterable[bytes]) -> None:
         self._sorted = sorted(patterns)
         self._longest = max(map(len, self._sorted), default=1)
-        self._signs = _Signs(_without_extensions(self._sorted))
-        self._layers = [_automaton(layer) for layer in _suffix_layers(self._sorted)]
-        anchors = sorted({pattern[:_ANCHOR_BYTES] for pattern in self._sorted})
-        self._anchor_signs = _Signs(anchors)
-        self._anchors = _automaton(anchors)
+        self._by_head: dict[bytes, list[bytes]] = {}
+        for pattern in sorted(self._sorted, key=len, reverse=True):
+            self._by_head.setdefault(pattern[:_HEAD_BYTES], []).append(pattern)
+        self._beginnings = {head[:length] for head in self._by_head for length in range(1, _HEAD_BYTES)}
+        heads = sorted(self._by_head)
+        size = _GROUP if len(heads) <= _GROUP * _MOST_GROUPS else len(heads)
+        self._groups = [_search(heads[start : start + size]) for start in range(0, len(heads), size)]
 
-    def find_runs(self, data: bytes) -> list[Span]:
-        """Return the unbroken runs of bytes that patterns cover, in order."""
-        runs: list[Span] = []
-        # Each occurrence holds a sign or overlaps one that was found: so it lies near a sign.
-        near = [(max(0, s - self._longest), e + self._longest) for s, e in self._signs.find(data)]
-        for begin, end in _merge(near):
-            window = data[begin:end]
-            for layer in self._layers:
-                found = layer.find_matches_as_indexes(window, overlapping=True)
-                # Merged layer by layer: a layer has at most one match for each byte.
-                runs = _merge([*runs, *((begin + s, begin + e) for _, s, e in found)])
-        return runs
+    def scan(self, data: bytes) -> tuple[list[Span], int]:
+        """Tell what is covered and what is undecided.
 
-    def unfinished_from(self, data: bytes) -> int:
-        """Return where the longest end of ``data`` starts that some longer pattern begins with.
-
-        Each place is tried at most once in the life of a stream: what has failed to begin a
-        pattern is not held, so it is not seen again.
+        Returns:
+            The unbroken runs of bytes that patterns cover, in order; and where the longest end of
+            ``data`` starts with which some longer pattern begins.
         """
+        starts = self._head_starts(data)
+        matches = [(start, start + self._length_at(data, start)) for start in starts]
+        return _merge(match for match in matches if match[1] > match[0]), self._unfinished_from(data, starts)
+
+    def _length_at(self, data: bytes, start: int) -> int:
+        for pattern in self._by_head[data[start : start + _HEAD_BYTES]]:
+            if data.startswith(pattern, start):
+                return len(pattern)  # the longest: it covers what the shorter ones would
+        return 0
+
+    def _unfinished_from(self, data: bytes, starts: Sequence[int]) -> int:
+        # A place that failed once is not held, so it is not tried again: linear in the stream.
         first = max(0, len(data) - self._longest + 1)
-        tail = data[first:]
-        if self._anchor_signs.find(tail):
-            for _, start, _ in self._anchors.find_matches_as_indexes(tail, overlapping=True):
-                if self._is_unfinished(tail[start:]):
-                    return first + start
-        for start in range(max(0, len(tail) - _ANCHOR_BYTES + 1), len(tail)):
-            if self._is_unfinished(tail[start:]):
-                return first + start
+        for start in starts:
+            if start >= first and self._is_unfinished(data[start:]):
+                return start
+        for start in range(max(first, len(data) - _HEAD_BYTES + 1), len(data)):
+            if data[start:] in self._beginnings:
+                return start
         return len(data)
+
+    def _head_starts(self, data: bytes) -> list[int]:
+        """Return each place where a pattern may begin, in order."""
+        found = [start for group in self._groups for start in group(data)]
+        if not found:
+            return found
+        # A search passes over what overlaps its last find.
+        near = {place for start in found for place in range(start, start + _HEAD_BYTES)}
+        return sorted(place for place in near if data[place : place + _HEAD_BYTES] in self._by_head)
 
     def _is_unfinished(self, text: bytes) -> bool:
         place = bisect_right(self._sorted, text)
         return place < len(self._sorted) and self._sorted[place].startswith(text)
-
-
-def _runs(patterns: _Patterns, data: bytes, shown: int) -> list[Span]:
-    found = patterns.find_runs(data)
-    return _merge([(0, shown), *found]) if shown else found
-
-
-class _Signs:
-    """Finds, quickly, whether any of some patterns is there: the first of overlapping ones at least.
-
-    Up to about 60 patterns the automaton runs on vector instructions, ten times as fast; so several
-    small ones beat a large one until there are many.
-    """
-
-    def __init__(self, patterns: Sequence[bytes]) -> None:
-        size = _GROUP if len(patterns) <= _GROUP * _MOST_GROUPS else len(patterns)
-        groups = [patterns[start : start + size] for start in range(0, len(patterns), size)]
-        self._groups = [_automaton(group, is_leftmost=True) for group in groups]
-
-    def find(self, data: bytes) -> list[Span]:
-        """Return where the patterns were found, in order."""
-        found = [(s, e) for group in self._groups for _, s, e in group.find_matches_as_indexes(data)]
-        return sorted(found)
-
-
-def _without_extensions(ordered: Sequence[bytes]) -> list[bytes]:
-    """Leave out each pattern that begins or ends with another one."""
-    return _without_suffixed(_without_prefixed(ordered))
-
-
-def _without_prefixed(ordered: Sequence[bytes]) -> list[bytes]:
-    kept: list[bytes] = []
-    for pattern in ordered:
-        if not kept or not pattern.startswith(kept[-1]):
-            kept.append(pattern)
-    return kept
-
-
-def _without_suffixed(patterns: Iterable[bytes]) -> list[bytes]:
-    return [text[::-1] for text in _without_prefixed(sorted(pattern[::-1] for pattern in patterns))]
-
-
-def _suffix_layers(patterns: Iterable[bytes]) -> list[list[bytes]]:
-    """Part the patterns so that in one layer none ends with another.
-
-    Then at most one of a layer ends at any byte, and a text cannot make more matches than it has
-    bytes, however the secrets are nested.
-    """
-    layers: list[list[bytes]] = []
-    around: list[bytes] = []
-    for text in sorted(pattern[::-1] for pattern in patterns):
-        while around and not text.startswith(around[-1]):
-            around.pop()
-        if len(around) == len(layers):
-            layers.append([])
-        layers[len(around)].append(text[::-1])
-        around.append(text)
-    return layers
 
 
 def _merge(spans: Iterable[Span]) -> list[Span]:
@@ -247,49 +215,20 @@ def _merge(spans: Iterable[Span]) -> list[Span]:
     merged: list[Span] = []
     for start, end in sorted(spans):
         if merged and start <= merged[-1][1]:
-            if end > merged[-1][1]:
-                merged[-1] = (merged[-1][0], end)
+            merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
         else:
             merged.append((start, end))
     return merged
 
 
-class _Automaton(Protocol):
-    def find_matches_as_indexes(
-        self, data: bytes, *, overlapping: bool = False
-    ) -> list[tuple[int, int, int]]: ...
+def _search(heads: Sequence[bytes]) -> _Search:
+    if ahocorasick_rs is None:
+        return search_by_expression(heads)
+    automaton = ahocorasick_rs.BytesAhoCorasick(heads, ahocorasick_rs.MatchKind.LeftmostFirst)
+    return lambda data: [start for _, start, _ in automaton.find_matches_as_indexes(data)]
 
 
-class _PlainSearch:
-    """Does the automaton's work with `bytes.find`, where no wheel of it exists (musl); slow."""
-
-    def __init__(self, patterns: Sequence[bytes]) -> None:
-        self._patterns = patterns
-
-    def find_matches_as_indexes(
-        self, data: bytes, *, overlapping: bool = False
-    ) -> list[tuple[int, int, int]]:
-        del overlapping  # more matches than asked for do no harm
-        found: list[tuple[int, int, int]] = []
-        for number, pattern in enumerate(self._patterns):
-            start = data.find(pattern)
-            while start >= 0:
-                found.append((number, start, start + len(pattern)))
-                start = data.find(pattern, start + 1)
-        return sorted(found, key=lambda match: match[2])
-
-
-try:
-    from ahocorasick_rs import BytesAhoCorasick, MatchKind
-except ImportError:  # pragma: no cover
-
-    def _automaton(patterns: Sequence[bytes], *, is_leftmost: bool = False) -> _Automaton:
-        del is_leftmost
-        return _PlainSearch(patterns)
-
-else:
-
-    def _automaton(patterns: Sequence[bytes], *, is_leftmost: bool = False) -> _Automaton:
-        kind = MatchKind.LeftmostFirst if is_leftmost else MatchKind.Standard
-        automaton: _Automaton = BytesAhoCorasick(patterns, kind)
-        return automaton
+def search_by_expression(heads: Sequence[bytes]) -> _Search:
+    """Do the automaton's work where no wheel of it exists (musl); slow with many secrets."""
+    expression = re.compile(b"|".join(map(re.escape, heads)))
+    return lambda data: [found.start() for found in expression.finditer(data)]

@@ -8,8 +8,8 @@ Pure. Which ones, exactly:
 - URL-encoded (with ``/``, ``!'()*`` or nothing kept, blanks as ``%20`` or ``+``, ``%xx`` in both cases)
   and JSON-escaped (ASCII or not, ``/`` escaped or not, ``<>&`` escaped or not, ``\\uxxxx`` in both cases);
 - of a secret of at least 8 bytes: hexadecimal in both cases, and base64 in both alphabets, padded or
-  not, whole or wrapped at 64 or 76 columns. Inside a longer text that was encoded as a whole, all
-  characters that depend on the secret alone are found, wherever the secret begins in it.
+  not, in one line or wrapped at 64 or 76 columns. Inside a longer text that was encoded as a whole,
+  all characters that depend on the secret alone are found, wherever the secret begins in it.
 
 A form longer than `PIECE_BYTES` is looked for in pieces of that size.
 """
@@ -26,26 +26,24 @@ SHORTEST_ENCODED_BYTES = 8
 PIECE_BYTES = 4096
 
 _WRAPPED_COLUMNS = (64, 76)
-_URL_SAFE_SETS = ("", "/", "!'()*", "/!'()*")
+_URL_SAFE_SETS = ("", "/", "!'()*")
 _PERCENT = re.compile(r"%[0-9A-F]{2}")
 _ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
 _HTML_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
 def patterns_of(secret: bytes) -> set[bytes]:
-    """Return every byte string that gives ``secret`` away; none for a secret too short to mask."""
+    """Return every byte string that gives ``secret`` away; none for one too short to mask, or blank."""
     forms: set[bytes] = set()
     for whole in {secret, secret.strip(b"\r\n")}:
-        if len(whole) < SHORTEST_SECRET_BYTES:
+        if len(whole) < SHORTEST_SECRET_BYTES or not whole.strip():
             continue
-        for text in _line_break_forms(whole):
-            forms.add(text)
-            forms.update(_url_forms(text), _json_forms(text))
-            if len(text) >= SHORTEST_ENCODED_BYTES:
-                forms.update((text.hex().encode(), text.hex().upper().encode()))
-                forms.update(_base64_forms(text))
+        forms.update(_line_break_forms(whole), _url_forms(whole), _json_forms(whole))
+        if len(whole) >= SHORTEST_ENCODED_BYTES:
+            forms.update((whole.hex().encode(), whole.hex().upper().encode()))
+            forms.update(_base64_forms(whole))
     forms.update(_lines(secret))
-    return {piece for form in forms for piece in _pieces(form)}
+    return {piece for form in forms if len(form) >= SHORTEST_SECRET_BYTES for piece in _pieces(form)}
 
 
 def _line_break_forms(text: bytes) -> set[bytes]:
@@ -100,11 +98,13 @@ def _base64_forms(text: bytes) -> Iterator[bytes]:
 
 def _wrapped(encoded: bytes) -> Iterator[bytes]:
     for columns in _WRAPPED_COLUMNS:
-        for start in range(0, len(encoded), columns):
-            line = encoded[start : start + columns]
-            if len(line) >= SHORTEST_LINE_BYTES:
-                yield line
-                yield line.translate(_URL_ALPHABET)
+        lines = [encoded[start : start + columns] for start in range(0, len(encoded), columns)]
+        if len(lines) > 1 and len(lines[-1]) < SHORTEST_LINE_BYTES:
+            # Too short to be told from chance, but not right after the line before it.
+            rest = lines.pop()
+            yield lines[-1] + b"\n" + rest
+            yield lines[-1] + b"\r\n" + rest
+        yield from lines
 
 
 _URL_ALPHABET = bytes.maketrans(b"+/", b"-_")
