@@ -43,7 +43,8 @@ def read_settings(environ: Mapping[str, str], flags: Mapping[str, object]) -> Lo
 
 def as_variables(flags: Mapping[str, object]) -> dict[str, str]:
     """Return flags that were given as the variables they stand for."""
-    return {PREFIX + name.upper(): str(value) for name, value in flags.items() if value not in (None, False)}
+    given = {name: value for name, value in flags.items() if value is not None and value is not False}
+    return {PREFIX + name.upper(): str(value) for name, value in given.items()}
 
 
 def run_service(settings: Settings, main: Coroutine[Any, Any, None], *, is_quiet: bool = False) -> None:
