@@ -6,10 +6,10 @@ from datetime import timedelta
 
 from reactorcide.domain.jobs import Claim
 from reactorcide.queue.port import Announcement
+from reactorcide.store.attempts import MAX_ATTEMPTS
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database, Transaction
 
-MAX_ATTEMPTS = 50
 # The predicate of the index jobs_ready, word for word, so that the planner knows it applies; then what
 # changes with time. `sources_of` says the same of a start: the tests compare them.
 _IS_READY = f"""
