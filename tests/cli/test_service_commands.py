@@ -20,12 +20,11 @@ from reactorcide.cli.errors import CommandFailed
 from reactorcide.cli.migrate import migrate
 from reactorcide.cli.service import (
     as_variables,
-    bind_listener,
+    check_address,
     make_data_dir,
     server_file,
     sole_owner,
     stop_signals,
-    url_of,
 )
 from reactorcide.cli.worker import worker
 from reactorcide.config import load_settings
@@ -71,18 +70,11 @@ def test_a_busy_port_is_named_with_the_setting_that_changes_it() -> None:
         port = taken.getsockname()[1]
 
         with pytest.raises(CommandFailed) as failed:
-            bind_listener("127.0.0.1", port)
+            check_address("127.0.0.1", port)
 
     assert str(port) in failed.value.message
     assert "REACTORCIDE_PORT" in str(failed.value.hint)
     assert failed.value.exit_code == 69
-
-
-def test_a_service_on_all_addresses_is_reached_on_this_machine_by_loopback() -> None:
-    with bind_listener("0.0.0.0", 0) as listener:
-        url = url_of(listener)
-
-    assert url.startswith("http://127.0.0.1:")
 
 
 def test_two_services_never_share_a_data_directory(tmp_path: Path) -> None:

@@ -43,22 +43,22 @@ class _Serving:
 
 
 async def _serve(settings: "Settings") -> None:
+    from reactorcide.cli.service import check_address, server_file, stop_signals
     from reactorcide.wiring.api import serving
-
-    from reactorcide.cli.service import bind_listener, server_file, stop_signals, url_of
     from reactorcide.wiring.core import ensure_admin, maintaining, open_core
     from reactorcide.wiring.database import open_database
 
     async with AsyncExitStack() as stack:
         stopper = stack.enter_context(stop_signals())
-        listener = stack.enter_context(bind_listener(settings.host or "0.0.0.0", settings.port))  # noqa: S104
+        host = settings.host or "0.0.0.0"  # noqa: S104 - a server is there for others
+        check_address(host, settings.port)
         dsn = await stack.enter_async_context(open_database(settings))
         core = await stack.enter_async_context(open_core(settings, dsn, objects_dir=Path("objects")))
         await ensure_admin(core, make_one=False)
-        await stack.enter_async_context(serving(core, listener))
+        url = await stack.enter_async_context(serving(core, host))
         await stack.enter_async_context(maintaining(core))
-        stack.enter_context(server_file(settings.data_dir, url_of(listener)))
+        stack.enter_context(server_file(settings.data_dir, url))
         service = _Serving()
         stopper.hand_over(service)
-        click.echo(f"Reactorcide serves at {settings.public_url or url_of(listener)}", err=True)
+        click.echo(f"Reactorcide serves at {settings.public_url or url}", err=True)
         await service.is_over.wait()

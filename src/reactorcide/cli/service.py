@@ -104,37 +104,20 @@ def sole_owner(data_dir: Path) -> Iterator[None]:
         yield
 
 
-def bind_listener(host: str, port: int) -> socket.socket:
-    """Take the API's address before anything else is started.
+def check_address(host: str, port: int) -> None:
+    """Tell of an address that cannot be had before anything else is started.
 
     Raises:
         CommandFailed: it is in use or not this machine's.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
     except OSError as error:
         raise CommandFailed(
-            f"port {port} of {host} cannot be had: {error.strerror}",
+            f"port {port} of {host} cannot be had: {os.strerror(error.errno or 0)}",
             "choose another with --port or REACTORCIDE_PORT (0: any free one)",
         ) from error
-    return listener
-
-
-def url_of(listener: socket.socket) -> str:
-    """Return the URL under which a client on this machine reaches ``listener``."""
-    host, port = listener.getsockname()[:2]
-    if host in ("0.0.0.0", "::"):  # noqa: S104 - compared, not bound
-        host = "127.0.0.1" if host == "0.0.0.0" else "::1"  # noqa: S104
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager

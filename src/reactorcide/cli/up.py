@@ -69,15 +69,14 @@ def up(
 
 async def _run(settings: "Settings", environ: Mapping[str, str], ready_fd: int | None) -> None:
 
-    from reactorcide.cli.service import bind_listener, server_file, stop_signals, url_of
+    from reactorcide.cli.service import check_address, server_file, stop_signals
 
     async with AsyncExitStack() as stack:
         stopper = stack.enter_context(stop_signals())
-        listener = stack.enter_context(bind_listener(settings.host or "127.0.0.1", settings.port))
-        url = settings.public_url or url_of(listener)
+        host = settings.host or "127.0.0.1"
+        check_address(host, settings.port)
         dsn, isolation = await _start_foundation(stack, settings, environ)
         from reactorcide.wiring.api import serving
-
         from reactorcide.wiring.core import ensure_admin, maintaining, open_core
         from reactorcide.wiring.worker import make_worker, working
 
@@ -85,16 +84,16 @@ async def _run(settings: "Settings", environ: Mapping[str, str], ready_fd: int |
             open_core(settings, dsn, objects_dir=settings.data_dir / "objects")
         )
         await ensure_admin(core, make_one=True)
-        await stack.enter_async_context(serving(core, listener))
+        url = await stack.enter_async_context(serving(core, host))
         await stack.enter_async_context(maintaining(core))
-        worker = make_worker(core, environ, isolation.name, url)
+        worker = make_worker(core, environ, isolation.name, settings.public_url or url)
         task = await stack.enter_async_context(working(worker))
         stopper.hand_over(worker)
-        stack.enter_context(server_file(settings.data_dir, url_of(listener)))
+        stack.enter_context(server_file(settings.data_dir, url))
         ready = asyncio.create_task(worker.is_registered.wait())
         await asyncio.wait({ready, task}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            _announce(url, settings, isolation)
+            _announce(settings.public_url or url, settings, isolation)
             _tell_ready(ready_fd)
         await task
 

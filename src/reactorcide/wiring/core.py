@@ -44,6 +44,7 @@ class Core:
     settings: Settings
     dsn: str
     timing: Timing
+    policy: SubmissionPolicy
     database: Database
     bell: Bell
     objects: ObjectStore
@@ -134,11 +135,12 @@ def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, 
         bell=bell,
         objects=objects,
         accounts=AccountService(database),
-        jobs=JobService(database, queue, bell, vault, policy),
+        jobs=JobService(database, queue, bell, vault, policy, heartbeat=timing.heartbeat),
+        policy=policy,
         attempts=AttemptService(database, queue, bell, vault, timing),
         logs=LogService(database, objects, bell),
         log_reader=LogReader(database, objects, bell),
-        overview=Overview(database),
+        overview=Overview(database, heartbeat=timing.heartbeat),
         queue=queue,
     )
 

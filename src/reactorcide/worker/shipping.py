@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import random
+import re
 from datetime import timedelta
 from enum import Enum
 
@@ -19,6 +20,8 @@ from reactorcide.worker.spool import LogBatch, SpoolReader
 from runnerlib.spec import RunResult
 
 log = structlog.get_logger()
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MAX_BATCH_BYTES = 1024 * 1024
 PACE_SECONDS = 0.1
@@ -115,7 +118,12 @@ async def deliver_result(gateway: Gateway, claim: Claim, result: RunResult) -> b
     except (InvalidInput, ValueError) as error:
         log.error("attempt.result_refused", **_ids(claim), detail=str(error))
         doubtful = msgspec.structs.replace(
-            result, status="failed", reason=Reason.INTERNAL.value, fault="infra", message=str(error)
+            result,
+            status="failed",
+            reason=Reason.INTERNAL.value,
+            fault="infra",
+            message=f"the runner's result makes no sense: {error}",
+            log_sha256=result.log_sha256 if _SHA256.fullmatch(result.log_sha256) else "0" * 64,
         )
         return await _deliver(gateway, claim, _outcome_of(doubtful))
 

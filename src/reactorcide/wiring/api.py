@@ -1,0 +1,74 @@
+"""The API of a process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import reactorcide
+from reactorcide.api.app import ApiServices, ApiSettings, create_app
+from reactorcide.api.server import ApiServer
+from reactorcide.domain.errors import Misconfigured
+from reactorcide.objects.port import ObjectNotFound
+from reactorcide.observability.metrics import Metrics
+from reactorcide.store.migrate import pending
+from reactorcide.wiring.core import Core
+
+
+@dataclass(frozen=True)
+class _Probes:
+    """What readiness means: every part that a request may need answers."""
+
+    core: Core
+
+    async def database(self) -> None:
+        async with self.core.database.transaction() as tx:
+            await tx.execute("SELECT 1")
+
+    async def migrations(self) -> None:
+        if names := await pending(self.core.dsn):
+            raise Misconfigured(f"the database lacks {', '.join(names)}")
+
+    async def object_store(self) -> None:
+        try:
+            await asyncio.to_thread(self.core.objects.size, "probe")
+        except ObjectNotFound:
+            return
+
+
+@asynccontextmanager
+async def serving(core: Core, host: str) -> AsyncIterator[str]:
+    """Answer requests, and yield the URL; leaving the block lets those in flight end, within the grace.
+
+    Raises:
+        Misconfigured: the address cannot be had.
+    """
+    settings = core.settings
+    probes = _Probes(core)
+    services = ApiServices(
+        accounts=core.accounts,
+        jobs=core.jobs,
+        logs=core.log_reader,
+        overview=core.overview,
+        metrics=Metrics(),
+        probes={
+            "database": probes.database,
+            "migrations": probes.migrations,
+            "object_store": probes.object_store,
+        },
+    )
+    app = create_app(
+        services,
+        ApiSettings(
+            policy=core.policy,
+            version=reactorcide.__version__,
+            cors_origins=settings.cors_origins,
+            metrics_public=settings.metrics_public,
+        ),
+    )
+    server = ApiServer(app, host=host, port=settings.port, grace=settings.shutdown_grace)
+    await server.start()
+    try:
+        yield server.url
+    finally:
+        await server.stop()
