@@ -1,0 +1,83 @@
+"""Who calls: from the Authorization header, and from nowhere else, to a `Principal`."""
+
+import re
+from typing import Annotated
+
+from fastapi import Depends, Security
+from fastapi.security import HTTPBearer
+from starlette.requests import Request
+
+from reactorcide.api.parts import parts_of
+from reactorcide.domain.accounts import MAX_TOKEN_LENGTH, Principal, TokenKind
+from reactorcide.domain.errors import Forbidden, Unauthorized
+
+MISSING = "Missing Authorization header"
+MALFORMED = "Invalid Authorization header format. Use: Bearer <token>"
+INVALID = "Invalid or expired token"
+
+_TOKEN = re.compile(r"[!-~]+")
+# Declares the scheme in the schema; the header is read below.
+_scheme = HTTPBearer(auto_error=False, scheme_name="token", description="`Authorization: Bearer <token>`")
+
+
+def read_token(request: Request) -> str:
+    """Return the text of the bearer token.
+
+    Raises:
+        Unauthorized: there is no such header, or it is not of the one form we accept.
+    """
+    found = request.headers.getlist("authorization")
+    if not found:
+        raise Unauthorized(MISSING)
+    scheme, _, token = found[0].partition(" ")
+    token = token.strip(" ")
+    if len(found) > 1 or scheme.lower() != "bearer" or not token:
+        raise Unauthorized(MALFORMED)
+    if not _TOKEN.fullmatch(token):
+        raise Unauthorized(MALFORMED)
+    if len(token) > MAX_TOKEN_LENGTH:
+        raise Unauthorized(INVALID)
+    return token
+
+
+async def authenticate(request: Request) -> Principal:
+    """Return who calls, whatever kind of token it is.
+
+    Raises:
+        Unauthorized, Unavailable.
+    """
+    caller = await parts_of(request).services.accounts.authenticate(read_token(request))
+    request.state.user_id = caller.user_id
+    return caller
+
+
+async def authenticate_user(request: Request) -> Principal:
+    """Return who calls with a user's token.
+
+    Raises:
+        Unauthorized, Unavailable.
+        Forbidden: it is a worker's token.
+    """
+    caller = await authenticate(request)
+    if caller.kind is not TokenKind.USER:
+        raise Forbidden("a worker's token opens only the worker's routes")
+    return caller
+
+
+async def authenticate_admin(request: Request) -> Principal:
+    """Return the admin who calls.
+
+    Raises:
+        Unauthorized, Unavailable.
+        Forbidden: the caller is none.
+    """
+    caller = await authenticate_user(request)
+    if not caller.is_admin:
+        raise Forbidden("admins only")
+    return caller
+
+
+Caller = Annotated[Principal, Depends(authenticate_user)]
+Admin = Annotated[Principal, Depends(authenticate_admin)]
+BEARER = [Security(_scheme)]
+"""Goes with every router whose routes ask for a caller, for the schema's sake."""

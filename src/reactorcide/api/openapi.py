@@ -1,0 +1,102 @@
+"""The published schema at `/openapi.json`, and a page at `/docs` that shows it and needs nothing else."""
+
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import HTMLResponse, Response
+
+from reactorcide.api import contract, schemas
+from reactorcide.api.answers import json_answer
+
+DESCRIPTION = """\
+Submit a job, follow its log, trust its state.
+
+Every error is `application/problem+json` (RFC 9457): programs read `error`, people `message`; `errors` lists
+every fault of an input by JSON pointer, `?parameter` or `header name`.
+"""
+_MODELS = (
+    schemas.SubmitJobBody,
+    schemas.CreateTokenBody,
+    schemas.CreateUserBody,
+    schemas.UpdateUserBody,
+    schemas.ProblemBody,
+    schemas.AliveBody,
+    schemas.HealthBody,
+    schemas.ReadyBody,
+    schemas.JobBody,
+    schemas.JobListBody,
+    schemas.EventListBody,
+    schemas.LogLineBody,
+    schemas.MintedTokenBody,
+    schemas.TokenListBody,
+    schemas.UserBody,
+    schemas.UserListBody,
+    schemas.MeBody,
+    schemas.QueueListBody,
+    schemas.WorkerListBody,
+)
+_PAGE = Path(__file__).with_name("docs_page")
+# Of the page at /docs alone: its own style, its own script, and the schema it asks for.
+_DOCS_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'none'"
+)
+
+
+def install_documentation(app: FastAPI, version: str) -> None:
+    """Serve the schema of ``app`` and the page that shows it."""
+    made: dict[str, Any] = {}
+
+    async def read_schema() -> Response:
+        # Made once, on first use: it takes longer than any request should at start.
+        if not made:
+            made.update(build_schema(app, version))
+        return json_answer(made)
+
+    async def read_page() -> Response:
+        return HTMLResponse(
+            (_PAGE / "page.html").read_text(), headers={"Content-Security-Policy": _DOCS_POLICY}
+        )
+
+    async def read_style() -> Response:
+        return Response((_PAGE / "style.css").read_text(), media_type="text/css; charset=utf-8")
+
+    async def read_script() -> Response:
+        return Response((_PAGE / "page.js").read_text(), media_type="text/javascript; charset=utf-8")
+
+    async def read_root() -> Response:
+        links = {"docs": "/docs", "openapi": "/openapi.json", "health": "/api/v1/health"}
+        return json_answer({"name": "reactorcide", "version": version} | links)
+
+    for path, route in (
+        ("/openapi.json", read_schema),
+        ("/docs", read_page),
+        ("/docs/style.css", read_style),
+        ("/docs/page.js", read_script),
+        ("/", read_root),
+    ):
+        app.add_api_route(path, route, methods=["GET"], include_in_schema=False)
+
+
+def build_schema(app: FastAPI, version: str) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of ``app``."""
+    document = get_openapi(
+        title="Reactorcide",
+        version=version,
+        openapi_version="3.1.0",
+        description=DESCRIPTION,
+        routes=app.routes,
+    )
+    contract.add_models(document, _MODELS)
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            # FastAPI's own form of a refused input is never sent.
+            operation["responses"] = {
+                status: told
+                for status, told in operation["responses"].items()
+                if status != "422" or "HTTPValidationError" not in str(told)
+            }
+    for name in ("HTTPValidationError", "ValidationError"):
+        document["components"]["schemas"].pop(name, None)
+    return document
