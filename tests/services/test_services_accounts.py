@@ -2,6 +2,7 @@
 
 import asyncio
 import stat
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -9,7 +10,15 @@ import pytest
 
 from fixture_types import MakeUser
 from reactorcide.domain.accounts import Principal, Role, TokenKind, hash_token
-from reactorcide.domain.errors import Conflict, Forbidden, InvalidInput, Misconfigured, NotFound, Unauthorized
+from reactorcide.domain.errors import (
+    Conflict,
+    Forbidden,
+    InvalidInput,
+    Misconfigured,
+    NotFound,
+    Unauthorized,
+    Unavailable,
+)
 from reactorcide.domain.ids import is_id
 from reactorcide.services.accounts import AccountService, MintedToken, UserChanges
 from reactorcide.store.database import Database
@@ -143,7 +152,44 @@ class TestAuthentication:
 
         assert hash_token(minted.text) in {row["token_hash"] for row in rows}
         assert not any(minted.text in row["held"] for row in rows)
-        assert minted.text not in repr(minted)
+
+    async def test_auth_04_no_log_line_and_no_repr_holds_a_token(
+        self, service: AccountService, admin: Principal, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        minted = await mint(service, admin)
+        await service.bootstrap_admin(FIRST_ADMIN, tmp_path / "admin-token")
+        await service.authenticate(minted.text)
+        await service.revoke_token(admin, minted.token.token_id)
+
+        told = repr(minted) + "".join(capfd.readouterr())
+
+        assert minted.token.token_id in told
+        assert minted.text not in told
+        assert (tmp_path / "admin-token").read_text().strip() not in told
+
+
+class TestWithoutDatabase:
+    """S13: what cannot be told is neither unauthorized nor absent."""
+
+    @pytest.fixture
+    async def service(self, tmp_path: Path) -> AsyncIterator[AccountService]:
+        database = await Database.open(f"postgresql:///x?host={tmp_path}", size=2)
+        yield AccountService(database)
+        await database.close()
+
+    async def test_db_08_a_token_is_not_called_invalid(self, service: AccountService) -> None:
+        with pytest.raises(Unavailable):
+            await service.authenticate("a token that may well be right")
+
+    async def test_db_08_a_user_is_not_called_absent(self, service: AccountService) -> None:
+        with pytest.raises(Unavailable):
+            await service.get_user(FIRST_ADMIN)
+
+    async def test_db_08_a_token_is_not_called_revoked(self, service: AccountService) -> None:
+        caller = Principal(FIRST_ADMIN, NOBODY, TokenKind.USER, frozenset({Role.ADMIN}))
+
+        with pytest.raises(Unavailable):
+            await service.revoke_token(caller, NOBODY)
 
 
 class TestLastUse:

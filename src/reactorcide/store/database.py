@@ -20,7 +20,7 @@ from psycopg.types.json import set_json_loads
 from psycopg.types.string import TextLoader
 from psycopg_pool import AsyncConnectionPool
 
-from reactorcide.domain.errors import Unavailable
+from reactorcide.domain.errors import Misconfigured, Unavailable
 
 Row: TypeAlias = dict[str, Any]
 Transaction: TypeAlias = psycopg.AsyncConnection[Row]
@@ -57,7 +57,11 @@ class Database:
 
     @classmethod
     async def open(cls, dsn: str, *, size: int = 10) -> "Database":
-        """Return a database at ``dsn`` that holds at most ``size`` connections, without waiting for it."""
+        """Return a database at ``dsn`` that holds at most ``size`` connections, without waiting for it.
+
+        Raises:
+            Misconfigured: ``dsn`` cannot be read.
+        """
         database = cls(dsn, size=size)
         await database._usual.open()
         await database._urgent.open()
@@ -65,6 +69,7 @@ class Database:
 
     async def close(self) -> None:
         """Give up every connection; transactions under way lose theirs when they end."""
+        await asyncio.gather(*self._chores)
         await self._usual.close()
         await self._urgent.close()
 
@@ -131,8 +136,6 @@ class Database:
         finally:
             watch.cancel()
             await pool.putconn(tx)
-            if tx.broken:
-                self._weed_out(pool)
 
     async def _first(
         self, pool: AsyncConnectionPool[Transaction], statement: str, parameters: Parameters = None
@@ -153,20 +156,24 @@ class Database:
                 await pool.putconn(tx)
                 if not tx.broken or not isinstance(error, _OUT_OF_REACH):
                     raise
-                self._weed_out(pool)
+                self._replace_all(pool)
             finally:
                 watch.cancel()
 
-    def _weed_out(self, pool: AsyncConnectionPool[Transaction]) -> None:
-        """Have the idle connections looked at, since where one died the others most likely did."""
+    def _replace_all(self, pool: AsyncConnectionPool[Transaction]) -> None:
+        """Have every connection made anew, since where one died unused the others most likely did."""
         if not self._chores:
-            chore = asyncio.create_task(pool.check())
+            chore = asyncio.create_task(pool.drain())
             self._chores.add(chore)
             chore.add_done_callback(self._chores.discard)
 
 
 def _make_pool(dsn: str, name: str, size: int) -> AsyncConnectionPool[Transaction]:
-    given = conninfo_to_dict(dsn)
+    try:
+        given = conninfo_to_dict(dsn)
+    except psycopg.ProgrammingError:
+        # The driver's words may hold the password.
+        raise Misconfigured("DB_URI is not a PostgreSQL URI") from None
     limits = f"-c statement_timeout={_STATEMENT_MILLISECONDS} -c lock_timeout={_STATEMENT_MILLISECONDS}"
     defaults = {"application_name": "reactorcide", "tcp_user_timeout": 5_000, "keepalives_idle": 30}
     return AsyncConnectionPool(

@@ -7,9 +7,11 @@ with us, however we end. Here is its life; `postgres_programs` finds the program
 import asyncio
 import contextlib
 import fcntl
+import hashlib
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -21,7 +23,14 @@ from urllib.parse import quote
 import structlog
 
 from reactorcide.domain.errors import Misconfigured
-from reactorcide.store.postgres_programs import Programs, Runner, find_programs, find_runner, upgrade_script
+from reactorcide.store.postgres_programs import (
+    Programs,
+    Runner,
+    find_programs,
+    find_runner,
+    initdb_command,
+    upgrade_script,
+)
 
 _LOG_LIMIT_BYTES = 4 * 1024 * 1024
 _LONGEST_SOCKET_DIRECTORY = 90
@@ -29,6 +38,8 @@ _LONGEST_SOCKET_DIRECTORY = 90
 _POLL_SECONDS = 0.01
 _START_SECONDS = 60.0
 _STOP_SECONDS = 20.0
+_KILL_SECONDS = 5.0
+_WATCH_SECONDS = 1.0
 
 _CONFIGURATION = {
     "listen_addresses": "",
@@ -49,6 +60,7 @@ _CONFIGURATION = {
     # Neither statements nor rows: they hold what users wrote.
     "log_error_verbosity": "terse",
     "log_min_error_statement": "panic",
+    "log_checkpoints": "off",
 }
 _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
@@ -75,15 +87,23 @@ class EmbeddedPostgres:
         data_dir: made if absent; its parent takes a lock file of the same name.
         pg_bin: folder of the programs; None looks for them.
         is_durable: False gives up crash safety for speed, for tests alone.
+        runner: how to run the programs; None finds out.
     """
 
-    def __init__(self, data_dir: Path, *, pg_bin: Path | None = None, is_durable: bool = True) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        pg_bin: Path | None = None,
+        is_durable: bool = True,
+        runner: Runner | None = None,
+    ) -> None:
         self.data_dir = data_dir.absolute()
         self._pg_bin = pg_bin
         self._is_durable = is_durable
+        self._runner = runner
         self._process: subprocess.Popen[bytes] | None = None
-        self._socket_directory = ""
-        self._made_socket_directory: Path | None = None
+        self._socket_directory = self._choose_socket_directory()
 
     @property
     def is_ours(self) -> bool:
@@ -97,7 +117,7 @@ class EmbeddedPostgres:
 
     @property
     def dsn(self) -> str:
-        """Where the database is, once `start` has returned."""
+        """Where the database is once `start` has returned; the same after a restart."""
         return f"postgresql://postgres@/postgres?host={quote(self._socket_directory, safe='')}"
 
     async def start(self) -> None:
@@ -107,9 +127,9 @@ class EmbeddedPostgres:
             Misconfigured: no programs, a data directory of another major version or of something else, or
                 the server does not start; the text says what to do.
         """
-        programs = await asyncio.to_thread(find_programs, self._pg_bin)
-        runner = await asyncio.to_thread(find_runner)
         started = time.monotonic()
+        runner = self._runner if self._runner is not None else await asyncio.to_thread(find_runner)
+        programs = await asyncio.to_thread(find_programs, self._pg_bin, runner)
         self._make_parent()
         async with self._lock():
             running = await self._find_running()
@@ -124,20 +144,31 @@ class EmbeddedPostgres:
 
     async def stop(self) -> None:
         """Shut our server down cleanly, its clients cut off; an attached one is left alone."""
-        process, self._process = self._process, None
-        if process is None:
-            return
-        for request, seconds in (
-            (signal.SIGINT, _STOP_SECONDS),
-            (signal.SIGQUIT, 5.0),
-            (signal.SIGKILL, 5.0),
-        ):
-            process.send_signal(request)
-            if await _has_ended(process, seconds):
-                log.info("postgres.stopped", signal=request.name, exit_code=process.returncode)
-                break
-        if self._made_socket_directory:
-            shutil.rmtree(self._made_socket_directory, ignore_errors=True)
+        if self._process is not None:
+            await _shut_down(self._process)
+            self._process = None
+
+    async def keep_running(self) -> None:
+        """Start the server again whenever it has ended, our own or the one attached to, until cancelled.
+
+        Cancel it, and wait for its end, before `stop`.
+        """
+        while True:
+            await asyncio.sleep(_WATCH_SECONDS)
+            if self._is_running():
+                continue
+            log.error("postgres.ended", exit_code=self._process.returncode if self._process else None)
+            self._process = None
+            try:
+                await self.start()
+            except Misconfigured as error:
+                log.error("postgres.start_failed", detail=str(error))
+
+    def _is_running(self) -> bool:
+        if self._process is not None:
+            return self._process.poll() is None
+        found = self._read_postmaster()
+        return found is not None and self._is_alive(found.pid)
 
     def _make_parent(self) -> None:
         try:
@@ -216,7 +247,12 @@ class EmbeddedPostgres:
             await self._make_cluster(programs, runner)
             return
         if major != str(programs.major):
-            raise Misconfigured(upgrade_script(self.data_dir, major, programs, runner))
+            raise Misconfigured(
+                f"{self.data_dir} was made by PostgreSQL {major}, the programs in {programs.folder} are "
+                f"PostgreSQL {programs.major}; nothing was touched. Have the programs of {major} at hand, "
+                f"stop all that uses the directory, and run:\n"
+                f"{upgrade_script(self.data_dir, major, programs, runner)}"
+            )
 
     async def _make_cluster(self, programs: Programs, runner: Runner) -> None:
         """Make a new cluster beside its place and move it there whole, so that no half of one is ever met."""
@@ -226,34 +262,23 @@ class EmbeddedPostgres:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(mode=0o700)
         runner.give(part)
-        locale = (
-            ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
-            if programs.major >= 17
-            else ["--no-locale"]
-        )
-        command = [
-            programs.path("initdb"),
-            "-D",
-            str(part),
-            "-U",
-            "postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-        ]
-        command += [*locale, "--data-checksums", "--no-instructions"]
+        command = initdb_command(programs, part)
         if not self._is_durable:
             command.append("--no-sync")
         with tempfile.TemporaryFile() as output:
             process = runner.popen(command, cwd=part, output=output)
-            if not await _has_ended(process, _START_SECONDS):
+            try:
+                await _has_ended(process, _START_SECONDS)
+            finally:
                 process.kill()
-            if process.wait() != 0:
+                exit_code = process.wait()
+            if exit_code != 0:
                 output.seek(0)
                 raise Misconfigured(f"initdb failed: {_last_lines(output.read())}")
         part.replace(self.data_dir)
 
     async def _launch(self, programs: Programs, runner: Runner) -> None:
-        self._socket_directory = str(self._choose_socket_directory(runner))
+        self._make_socket_directory(runner)
         settings = _CONFIGURATION | {"unix_socket_directories": self._socket_directory}
         if programs.major >= 18:
             settings["io_method"] = "sync"
@@ -265,19 +290,21 @@ class EmbeddedPostgres:
         log_path = self._open_log()
         with log_path.open("ab") as output:
             begin = output.tell()
-            self._process = runner.popen(command, cwd=self.data_dir, output=output, dies_with_us=True)
+            process = runner.popen(command, cwd=self.data_dir, output=output, dies_with_us=True)
         try:
-            await self._wait_until_ready(self._process)
-        except BaseException as error:
-            ended = self._process.poll() is not None
-            await self.stop()
-            if not ended and not isinstance(error, TimeoutError):
-                raise
+            await self._wait_until_ready(process)
+        except TimeoutError as error:
+            await _shut_down(process)
             with log_path.open("rb") as written:
                 written.seek(begin)
                 raise Misconfigured(f"PostgreSQL does not start: {_last_lines(written.read())}") from error
+        except BaseException:
+            await _shut_down(process)
+            raise
+        self._process = process
 
     async def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until it takes connections, or raise TimeoutError when it ended or it takes too long."""
         async with asyncio.timeout(_START_SECONDS):
             while process.poll() is None:
                 found = self._read_postmaster()
@@ -293,13 +320,38 @@ class EmbeddedPostgres:
                 path.replace(path.with_suffix(".log.1"))
         return path
 
-    def _choose_socket_directory(self, runner: Runner) -> Path:
-        """The data directory, or an owner-only one under the temporary one where its path is too long."""
+    def _choose_socket_directory(self) -> str:
+        """The data directory, or one of its own under the temporary one where its path is too long."""
         if len(os.fsencode(self.data_dir)) <= _LONGEST_SOCKET_DIRECTORY:
-            return self.data_dir
-        self._made_socket_directory = Path(tempfile.mkdtemp(prefix="reactorcide-"))
-        runner.give(self._made_socket_directory)
-        return self._made_socket_directory
+            return str(self.data_dir)
+        mark = hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:16]
+        return str(Path(tempfile.gettempdir()) / f"reactorcide-{os.geteuid()}-{mark}")
+
+    def _make_socket_directory(self, runner: Runner) -> None:
+        self._socket_directory = self._choose_socket_directory()
+        path = Path(self._socket_directory)
+        if path == self.data_dir:
+            return
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+        owners = {os.geteuid(), runner.account.pw_uid if runner.account else os.geteuid()}
+        if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077 or found.st_uid not in owners:
+            # Others could listen there in our server's place.
+            raise Misconfigured(f"{path} is not a directory for our eyes only: remove it")
+        runner.give(path)
+
+
+async def _shut_down(process: subprocess.Popen[bytes]) -> None:
+    """Ask for a fast shutdown, then for an immediate one, then end the process."""
+    for request, seconds in (
+        (signal.SIGINT, _STOP_SECONDS),
+        (signal.SIGQUIT, _KILL_SECONDS),
+        (signal.SIGKILL, _KILL_SECONDS),
+    ):
+        process.send_signal(request)
+        if await _has_ended(process, seconds):
+            log.info("postgres.stopped", signal=request.name, exit_code=process.returncode)
+            return
 
 
 async def _has_ended(process: subprocess.Popen[bytes], seconds: float) -> bool:

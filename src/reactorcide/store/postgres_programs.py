@@ -4,8 +4,9 @@ import importlib.util
 import os
 import pwd
 import re
-import shutil
+import shlex
 import subprocess
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ _SYSTEM_FOLDERS = (
     ("/usr", "pgsql-*/bin"),
 )
 _PROBE_SECONDS = 10
+_BUILTIN_LOCALE_SINCE = 17
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Runner:
     """How to start a program of PostgreSQL from this process.
 
     ``prefix`` makes root look like an ordinary user to it, files staying root's. Where the kernel refuses
-    that, ``account`` is the user it is run as, who must own its directories.
+    that, ``account`` is the user it is run as, who must own its directories and reach the programs.
     """
 
     prefix: tuple[str, ...] = ()
@@ -56,62 +58,125 @@ class Runner:
         """
         argv = [*self.prefix, *(self.death_prefix if dies_with_us else ()), *command]
         uid, gid = (self.account.pw_uid, self.account.pw_gid) if self.account else (None, None)
-        return subprocess.Popen(
-            argv,
-            cwd=cwd,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            user=uid,
-            group=gid,
-            extra_groups=[] if self.account else None,
-            env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
-            # A Ctrl-C on our terminal is ours to answer.
-            start_new_session=True,
-        )
+        try:
+            return subprocess.Popen(
+                argv,
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                user=uid,
+                group=gid,
+                extra_groups=[] if self.account else None,
+                env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
+                # A Ctrl-C on our terminal is ours to answer.
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise Misconfigured(f"{command[0]} cannot be run in {cwd}: {error.strerror}") from error
 
     def give(self, directory: Path) -> None:
         """Make ``directory`` the property of whom the programs run as."""
         if self.account:
             os.chown(directory, self.account.pw_uid, self.account.pw_gid)
 
+    def can_run(self, *command: str) -> str | None:
+        """Return what ``command`` prints, or None where it fails."""
+        with tempfile.TemporaryFile() as output:
+            try:
+                process = self.popen(command, cwd=Path("/"), output=output)
+            except Misconfigured:
+                return None
+            try:
+                if process.wait(_PROBE_SECONDS) != 0:
+                    return None
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                return None
+            output.seek(0)
+            return output.read().decode(errors="replace")
 
-def find_programs(pg_bin: Path | None) -> Programs:
+
+def find_runner() -> Runner:
+    """Return how this process can run PostgreSQL's programs: as it is, or, for root, disguised or demoted."""
+    wishes = ("setpriv", "--pdeathsig", "INT")
+    death = wishes if Runner().can_run(*wishes, "true") is not None else ()
+    if os.geteuid() != 0:
+        return Runner(death_prefix=death)
+    nobody = pwd.getpwnam("nobody")
+    disguise = ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
+    if Runner(disguise).can_run("true") is not None:
+        return Runner(disguise, death)
+    return Runner(death_prefix=death, account=nobody)
+
+
+def find_programs(pg_bin: Path | None, runner: Runner) -> Programs:
     """Return the programs in ``pg_bin``, else those of the wheel, else the newest the system has.
 
     Raises:
-        Misconfigured: there are none, or those in ``pg_bin`` cannot be used.
+        Misconfigured: there are none that ``runner`` can run, or those in ``pg_bin`` do not do.
     """
-    if pg_bin is not None:
-        major = _major_of(pg_bin)
-        if major is None or major < OLDEST_MAJOR:
-            raise Misconfigured(f"PG_BIN: {pg_bin} holds no PostgreSQL {OLDEST_MAJOR} or newer")
-        return Programs(pg_bin, major)
-    for folder in (*_wheel_folders(), *_system_folders()):
-        major = _major_of(folder)
+    for folder in [pg_bin] if pg_bin else [*_wheel_folders(), *_system_folders()]:
+        major = _major_of(folder, runner)
         if major is not None and major >= OLDEST_MAJOR:
             return Programs(folder, major)
+    if pg_bin:
+        raise Misconfigured(f"PG_BIN: {pg_bin} holds no PostgreSQL {OLDEST_MAJOR} or newer that can be run")
     raise Misconfigured(
         f"no PostgreSQL {OLDEST_MAJOR} or newer was found: install one (`apt-get install postgresql`), "
         "name its folder of programs in PG_BIN, or point DB_URI to a server"
     )
 
 
-def find_runner() -> Runner:
-    """Return how this process can run PostgreSQL's programs: as it is, or, for root, disguised or demoted."""
-    death = ("setpriv", "--pdeathsig", "INT") if _works(["setpriv", "--pdeathsig", "INT", "true"]) else ()
-    if os.geteuid() != 0:
-        return Runner(death_prefix=death)
-    nobody = pwd.getpwnam("nobody")
-    disguise = ("unshare", "--user", f"--map-user={nobody.pw_uid}", f"--map-group={nobody.pw_gid}")
-    if _works([*disguise, "true"]):
-        return Runner(prefix=disguise, death_prefix=death)
-    return Runner(death_prefix=death, account=nobody)
+def initdb_command(programs: Programs, directory: Path) -> list[str]:
+    """Return the command that makes a cluster in ``directory``, which is there, empty and owner-only."""
+    modern = ["--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    return [
+        *(programs.path("initdb"), "-D", str(directory), "-U", "postgres", "--auth=trust"),
+        *("--encoding=UTF8", "--data-checksums", "--no-instructions"),
+        *(modern if programs.major >= _BUILTIN_LOCALE_SINCE else ["--no-locale"]),
+    ]
 
 
 def upgrade_script(data_dir: Path, old_major: str, programs: Programs, runner: Runner) -> str:
-    """Return what to do to take ``data_dir`` from ``old_major`` to the version of ``programs``."""
-    return f"{data_dir} was made by PostgreSQL {old_major}; {programs.folder} holds {programs.major}"
+    """Return the shell script that takes ``data_dir`` from ``old_major`` to the version of ``programs``."""
+    found = [folder for folder in _system_folders() if str(_number_in(folder)) == old_major]
+    old_bin = found[0] if found else Path(f"/usr/lib/postgresql/{old_major}/bin")
+    old, dump = Path(f"{data_dir}-{old_major}"), Path(f"{data_dir}-{old_major}.dump")
+    as_runner, own = [*runner.prefix], ""
+    if runner.account:
+        uid, gid = str(runner.account.pw_uid), str(runner.account.pw_gid)
+        as_runner = ["setpriv", "--reuid", uid, "--regid", gid, "--clear-groups"]
+        own = f'chown {uid}:{gid} "$sockets" {shlex.quote(str(data_dir))}\n'
+
+    def control(folder: Path, directory: Path, action: str) -> str:
+        command = [
+            *as_runner,
+            f"{folder}/pg_ctl",
+            "-D",
+            str(directory),
+            "-w",
+            "-l",
+            f"{directory}/server.log",
+        ]
+        options = '-o "-c listen_addresses= -c unix_socket_directories=$sockets"'
+        return f"{shlex.join(command)} {options if action == 'start' else ''} {action}"
+
+    def client(name: str, *arguments: str) -> str:
+        return f'{shlex.quote(programs.path(name))} -h "$sockets" -U postgres {shlex.join(arguments)}'
+
+    return f"""set -eu; umask 077; sockets=$(mktemp -d)
+{shlex.join(["mv", str(data_dir), str(old)])}
+{shlex.join(["mkdir", str(data_dir)])}
+{own}{control(old_bin, old, "start")}
+{client("pg_dump", "-Fc", "-f", str(dump), "postgres")}
+{control(old_bin, old, "stop")}
+{shlex.join([*as_runner, *initdb_command(programs, data_dir)])}
+{control(programs.folder, data_dir, "start")}
+{client("pg_restore", "--exit-on-error", "-d", "postgres", str(dump))}
+{control(programs.folder, data_dir, "stop")}
+"""
 
 
 def _wheel_folders() -> Iterator[Path]:
@@ -130,29 +195,9 @@ def _number_in(folder: Path) -> int:
     return int(digits[1]) if digits else 0
 
 
-def _major_of(folder: Path) -> int | None:
-    if not all((folder / name).is_file() for name in ("postgres", "initdb")):
+def _major_of(folder: Path, runner: Runner) -> int | None:
+    if not (folder / "initdb").is_file():
         return None
-    try:
-        said = subprocess.run(
-            [folder / "postgres", "--version"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=_PROBE_SECONDS,
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    number = re.search(r"\) (\d+)", said)
+    said = runner.can_run(str(folder / "postgres"), "--version")
+    number = re.search(r"\) (\d+)", said or "")
     return int(number[1]) if number else None
-
-
-def _works(command: list[str]) -> bool:
-    if shutil.which(command[0]) is None:
-        return False
-    try:
-        return (
-            subprocess.run(command, capture_output=True, check=False, timeout=_PROBE_SECONDS).returncode == 0
-        )
-    except (OSError, subprocess.SubprocessError):
-        return False
