@@ -1,6 +1,5 @@
 """The vault: what is sealed for a job opens for that job, with that key, and looks like nothing else."""
 
-import os
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -59,7 +58,7 @@ def test_the_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     assert first == second
     assert len(first) == 32
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
-    assert os.listdir(file.parent) == ["encryption-key"]
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_racing_starts_agree_on_one_key(tmp_path: Path) -> None:

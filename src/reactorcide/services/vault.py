@@ -49,7 +49,7 @@ class Vault:
         nonce, sealed = record[head : head + _NONCE_BYTES], record[head + _NONCE_BYTES :]
         try:
             plain = self._cipher.decrypt(nonce, sealed, job_id.encode())
-        except InvalidTag as error:
+        except (InvalidTag, ValueError) as error:
             raise Misconfigured("the sealed secrets of this job are damaged") from error
         return msgspec.json.decode(plain, type=dict[str, str])
 
