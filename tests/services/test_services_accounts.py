@@ -1,7 +1,9 @@
 """Callers, tokens and users, on a real database."""
 
 import asyncio
+import math
 import stat
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
@@ -9,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fixture_types import MakeUser
-from reactorcide.domain.accounts import Principal, Role, TokenKind, hash_token
+from reactorcide.domain.accounts import Principal, Role, TokenKind, compose_token, hash_token
 from reactorcide.domain.errors import (
     Conflict,
     Forbidden,
@@ -152,6 +154,13 @@ class TestAuthentication:
 
         assert hash_token(minted.text) in {row["token_hash"] for row in rows}
         assert not any(minted.text in row["held"] for row in rows)
+
+    def test_auth_04_a_token_has_178_random_bits(self) -> None:
+        first_characters = Counter(compose_token(bytes([byte] * 30))[4] for byte in range(248))
+
+        assert len(first_characters) == 62
+        assert len(set(first_characters.values())) == 1
+        assert 30 * math.log2(62) >= 178
 
     async def test_auth_04_no_log_line_and_no_repr_holds_a_token(
         self, service: AccountService, admin: Principal, capfd: pytest.CaptureFixture[str], tmp_path: Path

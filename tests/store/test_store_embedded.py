@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import pwd
 import shutil
@@ -10,14 +11,16 @@ import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from reactorcide.domain.errors import Misconfigured
+from reactorcide.domain.errors import Misconfigured, Unavailable
+from reactorcide.store.database import Database
 from reactorcide.store.embedded import EmbeddedPostgres
 from reactorcide.store.postgres_programs import Runner, find_programs, find_runner
 
@@ -69,11 +72,15 @@ def ask(server: EmbeddedPostgres, statement: str) -> Any:
 
 
 @contextlib.asynccontextmanager
-async def kept_running(server: EmbeddedPostgres) -> AsyncIterator[None]:
-    watch = asyncio.create_task(server.keep_running())
+async def cancelled_at_end(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
     yield
-    watch.cancel()
-    await asyncio.wait([watch])
+    task.cancel()
+    await asyncio.wait([task])
+
+
+def kept_running(server: EmbeddedPostgres) -> AbstractAsyncContextManager[None]:
+    return cancelled_at_end(server.keep_running())
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
@@ -264,6 +271,36 @@ class TestDeath:
 
         assert answers(server)
         assert not (folder / "pg.new").exists()
+
+
+class TestDurability:
+    async def test_db_02_no_acknowledged_write_is_lost_when_the_server_is_killed(self, make_server) -> None:
+        server = make_server(is_durable=True)
+        await server.start()
+        ask(server, "CREATE TABLE written (n int PRIMARY KEY)")
+        database = await Database.open(server.dsn)
+        acknowledged: list[int] = []
+
+        async def write() -> None:
+            for n in itertools.count():
+                try:
+                    async with database.transaction() as tx:
+                        await tx.execute("INSERT INTO written VALUES (%s)", [n])
+                    acknowledged.append(n)
+                except Unavailable:
+                    continue
+
+        async with kept_running(server), cancelled_at_end(write()):
+            for _ in range(3):
+                seen = len(acknowledged)
+                await wait_until(lambda seen=seen: len(acknowledged) > seen + 50)
+                os.kill(server.pid, signal.SIGKILL)
+                seen = len(acknowledged)
+                await wait_until(lambda seen=seen: len(acknowledged) > seen + 50)
+
+        rows = await database.read("SELECT n FROM written")
+        await database.close()
+        assert set(acknowledged) <= {row["n"] for row in rows}
 
 
 class TestRefusals:

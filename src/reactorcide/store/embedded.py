@@ -228,10 +228,7 @@ class EmbeddedPostgres:
         if pid <= 0:
             return False
         if Path("/proc/self/cwd").exists():
-            try:
-                return Path(f"/proc/{pid}/cwd").samefile(self.data_dir)
-            except OSError:
-                return False
+            return _works_in(Path(f"/proc/{pid}"), self.data_dir)
         try:
             os.kill(pid, 0)
         except ProcessLookupError:
@@ -339,6 +336,18 @@ class EmbeddedPostgres:
             # Others could listen there in our server's place.
             raise Misconfigured(f"{path} is not a directory for our eyes only: remove it")
         runner.give(path)
+
+
+def _works_in(process: Path, directory: Path) -> bool:
+    try:
+        return (process / "cwd").samefile(directory)
+    except PermissionError:
+        # Another user's: ours too, where root had to run the server as somebody else.
+        with contextlib.suppress(OSError):
+            return (process / "comm").read_text().strip() == "postgres"
+        return False
+    except OSError:
+        return False
 
 
 async def _shut_down(process: subprocess.Popen[bytes]) -> None:
