@@ -102,10 +102,7 @@ async def ensure_admin(core: Core, *, make_one: bool) -> str | None:
         user_id = await asyncio.to_thread(_remembered_user_id, settings.data_dir)
     if user_id is None:
         return None
-    token_id = await core.accounts.bootstrap_admin(user_id, settings.data_dir / TOKEN_FILE)
-    if token_id is not None:
-        log.info("admin.bootstrapped", user_id=user_id, token_id=token_id)
-    return token_id
+    return await core.accounts.bootstrap_admin(user_id, settings.data_dir / TOKEN_FILE)
 
 
 def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, objects: ObjectStore) -> Core:

@@ -1,5 +1,6 @@
 """The database of this program: the server named by DB_URI, else our own, embedded."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,7 +12,7 @@ DATABASE_FOLDER = "pg"
 
 @asynccontextmanager
 async def open_database(settings: Settings) -> AsyncIterator[str]:
-    """Yield where the database is; an embedded one runs until the block is left.
+    """Yield where the database is; an embedded one is kept running until the block is left.
 
     Raises:
         Misconfigured: the embedded server cannot be started; the text says what to do.
@@ -21,7 +22,10 @@ async def open_database(settings: Settings) -> AsyncIterator[str]:
         return
     server = EmbeddedPostgres(settings.data_dir / DATABASE_FOLDER, pg_bin=settings.pg_bin)
     await server.start()
+    keeping = asyncio.create_task(server.keep_running())
     try:
         yield server.dsn
     finally:
+        keeping.cancel()
+        await asyncio.wait({keeping})
         await server.stop()

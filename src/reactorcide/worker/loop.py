@@ -88,7 +88,8 @@ class Worker:
     def drain(self) -> None:
         """Claim no more; `run` returns when the attempts have ended, or after the drain limit."""
         self._draining.set()
-        self._beat_now.set()
+        if self._attempts:
+            self._beat_now.set()
 
     def stop(self) -> None:
         """Kill the jobs; `run` returns when that is told, or cannot be told for a while."""
@@ -130,13 +131,6 @@ class Worker:
                 await pause_before_retry(tries)
             else:
                 self._worker_id = registration.worker_id
-                log.info(
-                    "worker.registered",
-                    worker_id=registration.worker_id,
-                    name=self._plan.identity.name,
-                    slots=self._plan.identity.slots,
-                    isolation=self._plan.identity.isolation,
-                )
                 return registration
         return None
 
