@@ -106,6 +106,7 @@ class Attempt:
         self._runner: Runner | None = None
         self._order: Order | None = None
         self._has_runner_ended = False
+        self._may_run_again = False
         self._backstop: asyncio.TimerHandle | None = None
         self._log = log.bind(job_id=claim.job_id, attempt=claim.attempt)
 
@@ -118,6 +119,7 @@ class Attempt:
         if started is None:
             return None
         self.is_held = True
+        self._may_run_again = started.may_run_again
         self._log.info("attempt.started", slot=self._slot, name=started.spec.name)
         try:
             spool = await asyncio.to_thread(self._spool.create, self.claim)
@@ -229,6 +231,11 @@ class Attempt:
             await asyncio.to_thread(spool.remove)
             self.is_held = False
             return None
+        if self._may_run_again and is_lost(result):
+            # Nothing to tell: the lease ends, and then the coordinator lets the job run again.
+            self.is_held = False
+            self._log.warning("attempt.lost", detail=result.message)
+            return _finish_shipping(shipping, spool)
         await deliver_result(self._gateway, self.claim, result)
         self.is_held = False
         self._log.info(
@@ -319,13 +326,24 @@ class Attempt:
         )
 
 
+def is_lost(result: RunResult) -> bool:
+    """Tell whether the attempt was lost with its worker, which is for the coordinator to decide on."""
+    return result.reason == Reason.WORKER_LOST.value
+
+
+def has_outcome(spool: AttemptSpool) -> bool:
+    """Tell whether the attempt came to an end that must be told."""
+    result = spool.read_result()
+    return result is not None and not is_lost(result)
+
+
 async def deliver_leftover(gateway: Gateway, spool: AttemptSpool) -> None:
     """Bring to the coordinator what an earlier process of this worker left in its spool; then clear it.
 
-    An attempt without a result was lost with that process: only its log is brought.
+    Of an attempt that was lost with that process only the log is brought.
     """
     result = await asyncio.to_thread(spool.read_result)
-    if result is not None:
+    if result is not None and not is_lost(result):
         accepted = await deliver_result(gateway, spool.claim, result)
         log.info("spool.outcome_delivered", job_id=spool.claim.job_id, accepted=accepted)
     shipper = LogShipper(gateway, spool.claim, SpoolReader(spool))

@@ -23,7 +23,7 @@ import structlog
 from reactorcide.domain.errors import NotFound, ReactorcideError, Unavailable
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.workers import Registration, WorkerIdentity
-from reactorcide.worker.attempt import Attempt, HostTerms, deliver_leftover
+from reactorcide.worker.attempt import Attempt, HostTerms, deliver_leftover, has_outcome
 from reactorcide.worker.gateway.port import Gateway
 from reactorcide.worker.runner import RunnerPool
 from reactorcide.worker.shipping import pause_before_retry
@@ -100,7 +100,7 @@ class Worker:
         """Work until drained or stopped."""
         await self._clean_host()
         leftovers = await asyncio.to_thread(self._spool.leftovers)
-        registration = await self._register([spool.claim for spool in leftovers if spool.read_result()])
+        registration = await self._register([spool.claim for spool in leftovers if has_outcome(spool)])
         if registration is None:
             return
         self._runners.warm_up()
