@@ -47,7 +47,7 @@ def make_database(postgres: str) -> Iterator[Callable[..., str]]:
         def make(template: str = TEMPLATE) -> str:
             name = f"test_{uuid.uuid4().hex}"
             connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(
+                sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(
                     sql.Identifier(name), sql.Identifier(template)
                 )
             )

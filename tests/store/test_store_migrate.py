@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from reactorcide.domain.errors import Misconfigured, Unavailable
 from reactorcide.store.migrate import load_migrations, migrate, pending
@@ -75,6 +76,22 @@ async def test_a_migration_that_cannot_be_applied_leaves_nothing_behind(empty: s
 async def test_a_server_out_of_reach_is_unavailable() -> None:
     with tempfile.TemporaryDirectory() as nowhere, pytest.raises(Unavailable):
         await migrate(f"postgresql:///x?host={nowhere}")
+
+
+async def test_a_malformed_dsn_is_refused_without_being_shown() -> None:
+    with pytest.raises(Misconfigured) as refused:
+        await migrate("postgres//user:hunter2@host")
+
+    assert "hunter2" not in str(refused.value)
+
+
+async def test_a_user_who_may_not_make_tables_is_told_so(empty: str) -> None:
+    with psycopg.connect(empty) as connection:
+        connection.execute("DROP ROLE IF EXISTS weak")
+        connection.execute("CREATE ROLE weak LOGIN")
+
+    with pytest.raises(Misconfigured, match="permission denied"):
+        await migrate(make_conninfo(empty, user="weak"))
 
 
 async def test_the_committed_schema_is_what_the_migrations_make(dsn: str) -> None:

@@ -168,12 +168,20 @@ class Database:
             chore.add_done_callback(self._chores.discard)
 
 
-def _make_pool(dsn: str, name: str, size: int) -> AsyncConnectionPool[Transaction]:
+def check_dsn(dsn: str) -> dict[str, Any]:
+    """Return the parts of ``dsn``.
+
+    Raises:
+        Misconfigured: it cannot be read; the text does not show it, for it may hold a password.
+    """
     try:
-        given = conninfo_to_dict(dsn)
+        return conninfo_to_dict(dsn)
     except psycopg.ProgrammingError:
-        # The driver's words may hold the password.
         raise Misconfigured("DB_URI is not a PostgreSQL URI") from None
+
+
+def _make_pool(dsn: str, name: str, size: int) -> AsyncConnectionPool[Transaction]:
+    given = check_dsn(dsn)
     limits = f"-c statement_timeout={_STATEMENT_MILLISECONDS} -c lock_timeout={_STATEMENT_MILLISECONDS}"
     defaults = {"application_name": "reactorcide", "tcp_user_timeout": 5_000, "keepalives_idle": 30}
     return AsyncConnectionPool(

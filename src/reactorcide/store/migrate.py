@@ -1,6 +1,8 @@
 """Brings a database to the schema of this program: numbered SQL files, each applied once and never edited."""
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 
@@ -8,6 +10,8 @@ import psycopg
 import structlog
 
 from reactorcide.domain.errors import Misconfigured, Unavailable
+from reactorcide.store.database import check_dsn
+from reactorcide.store.postgres_programs import OLDEST_MAJOR
 
 _LOCK = 0x72656163746F72
 """Key of the advisory lock that one migrating process holds at a time."""
@@ -53,37 +57,46 @@ async def migrate(dsn: str) -> list[str]:
     Processes that race wait for the first and then find nothing to do.
 
     Raises:
-        Misconfigured: an applied file was edited or is unknown here, or a file cannot be applied.
+        Misconfigured: an applied file was edited or is unknown here, a file cannot be applied, or the
+            server is too old.
         Unavailable: the database is out of reach.
     """
     applied: list[str] = []
-    try:
-        async with await _connect(dsn) as connection:
-            await connection.execute(f"SET lock_timeout = '{_LOCK_WAIT}'")
-            await connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
-            await connection.execute(CREATE_TABLE)
-            for migration in await _missing(connection):
-                await _apply(connection, migration)
-                applied.append(migration.name)
-    except psycopg.OperationalError as error:
-        raise Unavailable("database") from error
+    async with _connect(dsn) as connection:
+        await connection.execute(f"SET lock_timeout = '{_LOCK_WAIT}'")
+        await connection.execute("SELECT pg_advisory_lock(%s)", [_LOCK])
+        await connection.execute(CREATE_TABLE)
+        for migration in await _missing(connection):
+            await _apply(connection, migration)
+            applied.append(migration.name)
     return applied
 
 
 async def pending(dsn: str) -> list[str]:
     """Return the names of the migrations that ``dsn`` still lacks. Errors are those of `migrate`."""
+    async with _connect(dsn) as connection:
+        cursor = await connection.execute(TABLE_EXISTS)
+        if await cursor.fetchone() != (True,):
+            return [migration.name for migration in load_migrations()]
+        return [migration.name for migration in await _missing(connection)]
+
+
+@asynccontextmanager
+async def _connect(dsn: str) -> AsyncIterator[psycopg.AsyncConnection]:
+    """Connect, and turn the driver's errors into ours."""
+    check_dsn(dsn)
     try:
-        async with await _connect(dsn) as connection:
-            cursor = await connection.execute(TABLE_EXISTS)
-            if await cursor.fetchone() != (True,):
-                return [migration.name for migration in load_migrations()]
-            return [migration.name for migration in await _missing(connection)]
+        async with await psycopg.AsyncConnection.connect(
+            dsn, autocommit=True, connect_timeout=2
+        ) as connection:
+            if connection.info.server_version < OLDEST_MAJOR * 10_000:
+                raise Misconfigured(f"the database must be PostgreSQL {OLDEST_MAJOR} or newer")
+            yield connection
     except psycopg.OperationalError as error:
+        log.warning("database.lost", detail=str(error))
         raise Unavailable("database") from error
-
-
-async def _connect(dsn: str) -> psycopg.AsyncConnection:
-    return await psycopg.AsyncConnection.connect(dsn, autocommit=True, connect_timeout=2)
+    except psycopg.Error as error:
+        raise Misconfigured(f"the database cannot be migrated: {error}") from error
 
 
 async def _missing(connection: psycopg.AsyncConnection) -> list[Migration]:
@@ -106,8 +119,6 @@ async def _apply(connection: psycopg.AsyncConnection, migration: Migration) -> N
         async with connection.transaction():
             await connection.execute(migration.sql)
             await connection.execute(RECORD, [migration.name, migration.sha256])
-    except psycopg.OperationalError:
-        raise
-    except psycopg.Error as error:
+    except (psycopg.ProgrammingError, psycopg.IntegrityError, psycopg.DataError) as error:
         raise Misconfigured(f"{migration.name} cannot be applied: {error}") from error
     log.info("migration.applied", name=migration.name)
