@@ -60,10 +60,8 @@ def main() -> None:
                 plain.append(seconds_to_copy(source, target, lambda block: block))
                 masked.append(seconds_to_copy(source, target, Masker(secrets).stream().feed))
             size = source.stat().st_size / 1e6
-            fast, slow = statistics.median(plain), statistics.median(masked)
-            print(
-                f"{name}: plain {size / fast:.0f} MB/s, masked {size / slow:.0f} MB/s, ratio {fast / slow:.2f}"
-            )
+            fast, slow = (size / statistics.median(seconds) for seconds in (plain, masked))
+            print(f"{name}: plain {fast:.0f} MB/s, masked {slow:.0f} MB/s, ratio {slow / fast:.2f}")
 
 
 if __name__ == "__main__":

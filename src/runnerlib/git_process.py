@@ -1,0 +1,94 @@
+"""Running git within bounds: no shell, no settings but ours, its whole process group ends with it."""
+
+import os
+import selectors
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from runnerlib.source_errors import SourceFailed
+from runnerlib.source_limits import SourceLimits
+
+_POLL_SECONDS = 0.05
+_KEPT_BYTES = 64 * 1024
+_BLOCK_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class GitAnswer:
+    """How one git command ended; only the last 64 KiB of either stream are kept."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+def find_git() -> str:
+    """Return the path of git. Raises SourceFailed if there is none."""
+    found = shutil.which("git")
+    if found is None:
+        raise SourceFailed("git is not installed on this worker: install it (e.g. apt-get install git)")
+    return found
+
+
+def run_git(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limits: SourceLimits) -> GitAnswer:
+    """Run one command to its end and leave none of its processes behind.
+
+    Raises:
+        SourceStopped, SourceFailed: a limit was reached; everything it started was killed.
+    """
+    with subprocess.Popen(
+        [*_die_with_us(), *argv],
+        cwd=cwd,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    ) as process:
+        try:
+            stdout, stderr = _read_both(process, limits)
+            process.wait()
+        finally:
+            _kill_group(process.pid)
+            process.wait()
+    limits.check_size()
+    return GitAnswer(process.returncode, stdout.decode("utf-8", "replace"), stderr.decode("utf-8", "replace"))
+
+
+def _die_with_us() -> list[str]:
+    # A runner that is killed can watch no limit any more, so git must not outlive it.
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+
+
+def _read_both(process: subprocess.Popen[bytes], limits: SourceLimits) -> list[bytes]:
+    kept: dict[IO[bytes], bytes] = {
+        pipe: b"" for pipe in (process.stdout, process.stderr) if pipe is not None
+    }
+    with selectors.DefaultSelector() as selector:
+        for pipe in kept:
+            selector.register(pipe, selectors.EVENT_READ, pipe)
+        # A pipe may stay open after the end: something git left behind holds it.
+        while selector.get_map() and (process.poll() is None or selector.select(0)):
+            for key, _ in selector.select(_POLL_SECONDS):
+                data = os.read(key.fd, _BLOCK_BYTES)
+                if not data:
+                    selector.unregister(key.fileobj)
+                kept[key.data] = (kept[key.data] + data)[-_KEPT_BYTES:]
+            limits.check()
+    while process.poll() is None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_POLL_SECONDS)
+        limits.check()
+    return list(kept.values())
+
+
+def _kill_group(group: int) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
