@@ -1,0 +1,285 @@
+"""One attempt, from the frozen spec to its outcome.
+
+The phases, in order: workspace, source, environment, command; and clean-up, always. Every phase can
+be stopped by the guardian; each says in the log, on lines of the platform, what a user should know.
+"""
+
+import posixpath
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from errno import EDQUOT, ENOSPC
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from runnerlib.environment import EnvironmentTooLarge, compose_environment, place, secret_values
+from runnerlib.executors.choice import choose_executor
+from runnerlib.executors.port import Executor, JobCommand, Limits, SandboxUnavailable
+from runnerlib.guardian import Guardian, Verdict
+from runnerlib.masking import Masker
+from runnerlib.outcome import Outcome, outcome_of_end, outcome_of_verdict
+from runnerlib.pump import OutputPump
+from runnerlib.spec import JobSource, RunSpec
+from runnerlib.spec.rules import check_env_file_path, check_job_path, redact_url, url_credentials
+from runnerlib.spool import Spool
+from runnerlib.workspace import ARTIFACTS, HOME, PathRefused, UsageMeter, Workspace
+
+Phase = Literal["workspace", "source", "environment", "command", "cleanup"]
+ENV_FILE_LIMIT_BYTES = 256 * 1024
+_DRAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class RunListener:
+    """Who hears of the progress of a run."""
+
+    entered: Callable[[Phase], None]
+    resolved: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run came to."""
+
+    outcome: Outcome
+    isolation: str
+    resolved_sha: str | None
+
+
+class _Stopped(Exception):
+    """The run cannot or may not go on; ``outcome`` is how it ended."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.message or outcome.reason)
+        self.outcome = outcome
+
+
+class Run:
+    """Runs one attempt. `execute` is called once and never raises for what a job or a host does."""
+
+    def __init__(self, spec: RunSpec, spool: Spool, guardian: Guardian, listener: RunListener) -> None:
+        paths = {name: posixpath.normpath(getattr(spec, name)) for name in ("code_dir", "job_dir")}
+        self._spec = msgspec.structs.replace(spec, **paths)
+        self._spool = spool
+        self._guardian = guardian
+        self._listener = listener
+        self._masker = Masker(
+            [*spec.secrets.values(), *secret_values(spec.environment), *_source_secrets(spec.source)]
+        )
+        self._name = f"{spec.job_id}.{spec.attempt}"
+        self._executor: Executor | None = None
+        self._workspace: Workspace | None = None
+        self._resolved_sha: str | None = None
+        self._isolation = "none"
+
+    def execute(self) -> RunReport:
+        """Run all phases, clean up, and say how it ended."""
+        try:
+            outcome = self._run_phases()
+        except _Stopped as stop:
+            outcome = stop.outcome
+        except OSError as error:
+            outcome = _outcome_of_host_error(error)
+        finally:
+            self._clean_up()
+        if outcome.message is not None:
+            self._tell(outcome.message)
+            outcome = replace(outcome, message=self._mask(outcome.message))
+        return RunReport(outcome, self._isolation, self._resolved_sha)
+
+    def _run_phases(self) -> Outcome:
+        self._check_spec()
+        executor, workspace = self._make_workspace()
+        self._bring_source(executor, workspace)
+        command = self._compose_command(executor, workspace)
+        return self._run_command(executor, workspace, command)
+
+    def _check_spec(self) -> None:
+        """Check paths once more: whoever sent the spec need not be our coordinator."""
+        spec = self._spec
+        faults = {"code_dir": check_job_path(spec.code_dir), "job_dir": check_job_path(spec.job_dir)}
+        if spec.env_file is not None:
+            faults["env_file"] = check_env_file_path(spec.env_file)
+        for name, fault in faults.items():
+            if fault is not None:
+                raise _Stopped(Outcome("failed", "policy_denied", "policy", f"{name} {fault}"))
+        if "/" in spec.job_id or "\0" in spec.job_id or spec.job_id in ("", ".", ".."):
+            raise _Stopped(Outcome("failed", "policy_denied", "policy", "job_id is no name"))
+
+    def _make_workspace(self) -> tuple[Executor, Workspace]:
+        self._enter("workspace")
+        try:
+            executor = self._executor = choose_executor(self._spec.host, self._name)
+            root = Path(self._spec.workspace_root)
+            made = self._workspace = Workspace.make(root, self._name, executor.owner)
+            workspace = self._workspace = made.moved_to(executor.open_workspace(made.root))
+        except SandboxUnavailable as error:
+            raise _Stopped(_unavailable(error)) from error
+        return executor, workspace
+
+    def _bring_source(self, executor: Executor, workspace: Workspace) -> None:
+        self._enter("source")
+        spec = self._spec
+        try:
+            target = workspace.make_directory(spec.code_dir)
+            if spec.source.type != "none":
+                self._fetch(target, executor)
+            for path in (ARTIFACTS, HOME, *([spec.job_dir] if spec.source.type == "none" else [])):
+                workspace.make_directory(path)
+            workspace.check_directory(spec.job_dir)
+        except PathRefused as error:
+            text = f"the source does not fit: {error}"
+            raise _Stopped(Outcome("failed", "source_failed", "user", text)) from error
+
+    def _fetch(self, target: Path, executor: Executor) -> None:
+        from runnerlib.source import SourceDenied, SourceFailed, SourceStopped, prepare_source
+
+        source = self._spec.source
+        self._tell(_describe_source(source))
+        try:
+            prepared = prepare_source(
+                source,
+                target,
+                self._spec.host,
+                log=self._tell,
+                should_stop=self._guardian.should_stop,
+                run_as=executor.owner,
+            )
+        except SourceStopped as error:
+            raise _Stopped(self._outcome_of_stop()) from error
+        except SourceDenied as error:
+            raise _Stopped(Outcome("failed", "source_denied", "policy", str(error))) from error
+        except SourceFailed as error:
+            fault: Literal["user", "infra"] = "user" if error.is_users_fault else "infra"
+            raise _Stopped(Outcome("failed", "source_failed", fault, str(error))) from error
+        if prepared.resolved_sha is not None:
+            self._resolved_sha = prepared.resolved_sha
+            self._listener.resolved(prepared.resolved_sha)
+            self._tell(f"checked out {prepared.resolved_sha}")
+
+    def _compose_command(self, executor: Executor, workspace: Workspace) -> JobCommand:
+        self._enter("environment")
+        spec = self._spec
+        from_file = self._read_env_file(workspace) if spec.env_file is not None else {}
+        self._masker.add(secret_values(from_file))
+        root = executor.job_root(workspace.root)
+        try:
+            environment = compose_environment(
+                spec, root=root, file_variables=from_file, resolved_sha=self._resolved_sha
+            )
+        except EnvironmentTooLarge as error:
+            raise _Stopped(Outcome("failed", "env_file_invalid", "user", str(error))) from error
+        return JobCommand(
+            text=spec.command,
+            directory=place(spec.job_dir, root),
+            environment=environment,
+            limits=_limits_of(spec),
+            network=spec.network,
+        )
+
+    def _read_env_file(self, workspace: Workspace) -> dict[str, str]:
+        from runnerlib.env_file import EnvFileInvalid, parse_env_file
+
+        path = posixpath.join(self._spec.code_dir, self._spec.env_file or "")
+        try:
+            return parse_env_file(workspace.read_file(path, ENV_FILE_LIMIT_BYTES))
+        except (PathRefused, EnvFileInvalid) as error:
+            text = f"the env file cannot be used: {error}"
+            raise _Stopped(Outcome("failed", "env_file_invalid", "user", text)) from error
+
+    def _run_command(self, executor: Executor, workspace: Workspace, command: JobCommand) -> Outcome:
+        self._enter("command")
+        try:
+            job = executor.start(command, workspace.root)
+        except SandboxUnavailable as error:
+            raise _Stopped(_unavailable(error)) from error
+        self._isolation = executor.isolation
+        pump = OutputPump(self._spool, self._masker)
+        pump.start(job.stdout, job.stderr)
+        meter = UsageMeter(workspace.root)
+        try:
+            was_signalled = self._guardian.watch(
+                job, last_output=lambda: pump.last_output, find_breach=lambda: self._find_breach(meter)
+            )
+        finally:
+            end = job.close()
+        if not pump.finish(_DRAIN_SECONDS):
+            self._tell("something outlived the job and still holds its output open; it is not read further")
+        if self._spool.fault is not None:
+            return outcome_of_verdict(Verdict.LOG_BROKEN, end, detail=self._spool.fault.strerror)
+        if was_signalled and self._guardian.verdict is not None:
+            return outcome_of_verdict(self._guardian.verdict, end, detail=self._detail_of_breach())
+        return outcome_of_end(end)
+
+    def _find_breach(self, meter: UsageMeter) -> Verdict | None:
+        if self._spool.fault is not None:
+            return Verdict.LOG_BROKEN
+        if meter.used_bytes() > self._spec.host.workspace_limit_bytes:
+            return Verdict.WORKSPACE_FULL
+        return None
+
+    def _detail_of_breach(self) -> str | None:
+        spec = self._spec
+        if self._guardian.verdict is Verdict.TIMED_OUT:
+            return f"the limit is {spec.timeout_seconds:g} seconds"
+        if self._guardian.verdict is Verdict.SILENT:
+            return f"the limit is {spec.silence_timeout_seconds:g} seconds"
+        if self._guardian.verdict is Verdict.WORKSPACE_FULL:
+            return f"the limit is {spec.host.workspace_limit_bytes} bytes"
+        return None
+
+    def _clean_up(self) -> None:
+        self._listener.entered("cleanup")
+        if self._workspace is None:
+            return
+        try:
+            self._workspace.remove()
+        except OSError as error:
+            self._tell(f"the workspace cannot be removed whole: {error.strerror or error}")
+
+    def _enter(self, phase: Phase) -> None:
+        if self._guardian.should_stop():
+            raise _Stopped(self._outcome_of_stop())
+        self._listener.entered(phase)
+
+    def _outcome_of_stop(self) -> Outcome:
+        return outcome_of_verdict(self._guardian.verdict or Verdict.KILLED, detail=self._detail_of_breach())
+
+    def _tell(self, text: str) -> None:
+        self._spool.tell(self._mask(text))
+
+    def _mask(self, text: str) -> str:
+        return self._masker.mask(text.encode(errors="backslashreplace")).decode(errors="backslashreplace")
+
+
+def _limits_of(spec: RunSpec) -> Limits:
+    asked, usual = spec.resources, spec.host.default_resources
+    memory_mb = usual.memory_mb if asked.memory_mb is None else asked.memory_mb
+    return Limits(
+        memory_bytes=None if memory_mb is None else memory_mb * 1024**2,
+        pids=usual.pids if asked.pids is None else asked.pids,
+        cpu=usual.cpu if asked.cpu is None else asked.cpu,
+        open_files=spec.host.open_files,
+        file_bytes=spec.host.workspace_limit_bytes,
+    )
+
+
+def _describe_source(source: JobSource) -> str:
+    if source.type == "git":
+        return f"checking out {source.ref or 'the default branch'} of {redact_url(source.url or '')}"
+    return f"copying {source.path}"
+
+
+def _source_secrets(source: JobSource) -> tuple[str, ...]:
+    found = url_credentials(source.url) if source.url else None
+    return () if found is None else (found[1],)
+
+
+def _unavailable(error: SandboxUnavailable) -> Outcome:
+    return Outcome("failed", "sandbox_unavailable", "infra", f"there is no sandbox for this job: {error}")
+
+
+def _outcome_of_host_error(error: OSError) -> Outcome:
+    reason = "worker_disk" if error.errno in (ENOSPC, EDQUOT) else "internal"
+    return Outcome("failed", reason, "infra", f"the worker's host failed: {error}")

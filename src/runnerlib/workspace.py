@@ -1,0 +1,197 @@
+"""The workspace of one attempt: made fresh, reached without following links, removed afterwards.
+
+``<workspace root>/<attempt>`` belongs to the runner and nobody else may enter it; in it, ``job`` is
+what the job sees as ``/job`` and belongs to the job's user.
+"""
+
+import os
+import posixpath
+import stat
+import time
+from pathlib import Path
+
+from runnerlib.removal import remove_tree
+
+ARTIFACTS = "/job/artifacts"
+HOME = "/job/home"
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class PathRefused(Exception):
+    """A path leaves the workspace, passes through a link, or is not what it should be."""
+
+
+class Workspace:
+    """The files of one attempt.
+
+    Args:
+        outer: where the attempt's own directory is.
+        root: where we reach the job's part of it now.
+        owner: user and group id that the job's part belongs to; None: ours.
+    """
+
+    def __init__(self, outer: Path, root: Path, owner: tuple[int, int] | None) -> None:
+        self.outer = outer
+        self.root = root
+        self._owner = owner
+
+    @classmethod
+    def make(cls, workspace_root: Path, name: str, owner: tuple[int, int] | None) -> "Workspace":
+        """Make a new workspace; what a former self left under this name is removed.
+
+        Raises:
+            OSError: it cannot be made, e.g. for want of space.
+        """
+        workspace_root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        outer = workspace_root / name
+        remove_tree(outer)
+        outer.mkdir(mode=0o700)
+        root = outer / "job"
+        root.mkdir(mode=0o755)
+        if owner is not None:
+            os.chown(root, *owner)
+        return cls(outer, root, owner)
+
+    def moved_to(self, root: Path) -> "Workspace":
+        """Return the same workspace, its job's part reached at ``root``."""
+        return Workspace(self.outer, root, self._owner)
+
+    def path_of(self, job_path: str) -> Path:
+        """Return where a normalised or not path below ``/job`` is for us; nothing is looked up."""
+        return self.root.joinpath(*_parts_of(job_path))
+
+    def make_directory(self, job_path: str) -> Path:
+        """Make a directory, with those above it, as the job's own; one that exists is fine.
+
+        Raises:
+            PathRefused: it passes through a link or something that is no directory.
+        """
+        folder = os.open(self.root, _FOLDER)
+        try:
+            for part in _parts_of(job_path):
+                inner = self._enter_or_make(folder, part, job_path)
+                os.close(folder)
+                folder = inner
+        finally:
+            os.close(folder)
+        return self.path_of(job_path)
+
+    def check_directory(self, job_path: str) -> None:
+        """Raises PathRefused unless this is a directory, reached without links."""
+        os.close(self._open(job_path, _FOLDER))
+
+    def read_file(self, job_path: str, limit_bytes: int) -> bytes:
+        """Return the content of a regular file, reached without links.
+
+        Raises:
+            PathRefused: there is none, it is something else, or it is longer than ``limit_bytes``.
+        """
+        descriptor = self._open(job_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise PathRefused(f"{job_path} is not a regular file")
+            data = file.read(limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise PathRefused(f"{job_path} is longer than {limit_bytes} bytes")
+        return data
+
+    def remove(self) -> None:
+        """Remove everything. Raises OSError if something stays."""
+        remove_tree(self.outer)
+
+    def _enter_or_make(self, folder: int, name: str, job_path: str) -> int:
+        made = False
+        try:
+            os.mkdir(name, 0o755, dir_fd=folder)
+            made = True
+        except FileExistsError:
+            pass
+        try:
+            inner = os.open(name, _FOLDER, dir_fd=folder)
+        except OSError as error:
+            raise PathRefused(f"{job_path} passes through something that is no directory") from error
+        if made and self._owner is not None:
+            os.fchown(inner, *self._owner)
+        return inner
+
+    def _open(self, job_path: str, flags: int) -> int:
+        *above, last = _parts_of(job_path) or ["."]
+        folder = os.open(self.root, _FOLDER)
+        try:
+            for part in above:
+                inner = os.open(part, _FOLDER, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            return os.open(last, flags, dir_fd=folder)
+        except OSError as error:
+            raise PathRefused(f"{job_path}: {_explain(error)}") from error
+        finally:
+            os.close(folder)
+
+
+class UsageMeter:
+    """Measures now and then how much a tree takes, at most about a tenth of the time."""
+
+    def __init__(self, root: Path, *, every_seconds: float = 1.0) -> None:
+        self._root = root
+        self._every = every_seconds
+        self._next = time.monotonic() + every_seconds
+        self._known = 0
+
+    def used_bytes(self) -> int:
+        """Return what the tree took on disk when last measured."""
+        began = time.monotonic()
+        if began >= self._next:
+            self._known = measure_tree(self._root)
+            took = time.monotonic() - began
+            self._next = began + took + max(self._every, 10 * took)
+        return self._known
+
+
+def measure_tree(root: Path) -> int:
+    """Return the bytes on disk of all that is in a tree which changes meanwhile. Links are not followed."""
+    total = 0
+    waiting = [os.fspath(root)]
+    while waiting:
+        try:
+            with os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    try:
+                        found = entry.stat(follow_symlinks=False)
+                    except OSError:
+                        continue
+                    total += found.st_blocks * 512
+                    if stat.S_ISDIR(found.st_mode):
+                        waiting.append(entry.path)
+        except OSError:
+            continue
+    return total
+
+
+def clean_stale(workspace_root: Path, keep: frozenset[str]) -> list[str]:
+    """Remove the workspaces of attempts that are not in ``keep``; return the names of those removed.
+
+    Raises:
+        OSError: something stays.
+    """
+    if not workspace_root.is_dir():
+        return []
+    stale = sorted(path for path in workspace_root.iterdir() if path.name not in keep)
+    for path in stale:
+        remove_tree(path)
+    return [path.name for path in stale]
+
+
+def _parts_of(job_path: str) -> list[str]:
+    normal = posixpath.normpath(job_path)
+    if normal != "/job" and not normal.startswith("/job/"):
+        raise PathRefused(f"{job_path} is not inside /job")
+    return normal.split("/")[2:]
+
+
+def _explain(error: OSError) -> str:
+    import errno
+
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return "is, or passes through, a link or something that is no directory"
+    return os.strerror(error.errno or 0)
