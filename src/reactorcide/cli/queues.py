@@ -1,0 +1,29 @@
+"""`queues`: what waits and what runs, by queue."""
+
+import click
+
+from reactorcide.cli import render
+from reactorcide.cli.options import ClientOptions, json_option
+
+
+@click.command()
+@json_option
+@click.pass_obj
+def queues(options: ClientOptions, as_json: bool) -> None:
+    """List queues."""
+    with options.connect() as client:
+        found = client.list_queues()
+    if as_json:
+        render.write_json(found.raw)
+        return
+    rows = [
+        (
+            queue.name,
+            str(queue.ready),
+            str(queue.running),
+            render.show_seconds(queue.oldest_wait_seconds),
+            str(queue.live_workers),
+        )
+        for queue in found.queues
+    ]
+    render.write_table(("NAME", "READY", "RUNNING", "OLDEST WAIT", "LIVE WORKERS"), rows, empty="no queues")

@@ -1,0 +1,151 @@
+"""How answers look: tables and one-line sums for people, JSON for programs.
+
+Data goes to stdout, talk to stderr. On a terminal foreign text is shown inert and times are relative;
+into a pipe go plain aligned text and whole timestamps.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+
+import click
+
+from reactorcide.cli.answers import JobAnswer
+from reactorcide.cli.terminal import show_inert
+
+_STATUS_COLOURS = {
+    "completed": "green",
+    "failed": "red",
+    "timeout": "red",
+    "cancelled": "yellow",
+    "running": "cyan",
+}
+
+
+def is_terminal() -> bool:
+    """Tell whether a person reads stdout."""
+    return sys.stdout.isatty()
+
+
+def wants_colour() -> bool:
+    """Tell whether colour is welcome (see no-color.org)."""
+    return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def say(text: str) -> None:
+    """Tell the person at the keyboard something that is not the data asked for."""
+    click.echo(show_inert(text), err=True)
+
+
+def write_json(value: object) -> None:
+    """Write one JSON document for a program."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=is_terminal()))
+
+
+def write_json_line(value: object) -> None:
+    """Write one line of JSON."""
+    click.echo(json.dumps(value, ensure_ascii=is_terminal(), separators=(",", ":")))
+
+
+def write_text(text: str) -> None:
+    """Write one line of data."""
+    click.echo(show_inert(text))
+
+
+def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
+    """Write rows under their columns; ``empty`` is told instead when there are none."""
+    if not rows:
+        say(empty)
+    elif is_terminal():
+        _write_rich_table(columns, rows)
+    else:
+        _write_plain_table(columns, rows)
+
+
+def write_fields(fields: Iterable[tuple[str, str | None]]) -> None:
+    """Write names and values, one a line; those without a value are left out."""
+    shown = [(name, show_inert(value)) for name, value in fields if value]
+    width = max((len(name) for name, _ in shown), default=0)
+    for name, value in shown:
+        label = f"{name:<{width}}"
+        styled = click.style(label, bold=True) if is_terminal() and wants_colour() else label
+        click.echo(f"{styled}  {value}")
+
+
+def show_time(at: datetime | None, *, now: datetime | None = None) -> str:
+    """Return when something was or will be: relative on a terminal, else as the coordinator wrote it."""
+    if at is None:
+        return "-"
+    if is_terminal():
+        return relative_time(at, now=now or datetime.now(UTC))
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def relative_time(at: datetime, *, now: datetime) -> str:
+    """Return ``at`` as people say it, such as `3 min ago` or `in 2 d`."""
+    seconds = (now - at).total_seconds()
+    size = abs(seconds)
+    if size < 2:
+        return "now"
+    units = ((120, 1, "s"), (7_200, 60, "min"), (172_800, 3_600, "h"), (float("inf"), 86_400, "d"))
+    unit, name = next((unit, name) for limit, unit, name in units if size < limit)
+    amount = f"{int(size // unit)} {name}"
+    return f"{amount} ago" if seconds > 0 else f"in {amount}"
+
+
+def show_seconds(seconds: float | None) -> str:
+    """Return a duration as people say it."""
+    if seconds is None:
+        return "-"
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 120:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"
+
+
+def sum_up(job: JobAnswer) -> str:
+    """Return the one line that says how ``job`` ended."""
+    took = f" in {show_seconds(job.seconds)}" if job.seconds is not None else ""
+    head = f"job {job.name} "
+    if job.status == "completed":
+        return f"{head}completed{took}"
+    facts = []
+    if job.exit_code is not None:
+        facts.append(f"exit code {job.exit_code}")
+    if job.signal is not None:
+        facts.append(f"signal {job.signal}")
+    reason = f" ({job.reason})" if job.reason else ""
+    detail = f": {', '.join(facts)}{reason}" if facts else reason
+    message = f": {job.message}" if job.message else ""
+    return f"{head}{_ending(job.status)}{took}{detail}{message}"
+
+
+def _ending(status: str) -> str:
+    return {"cancelled": "was cancelled", "timeout": "timed out"}.get(status, status)
+
+
+def _write_plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    lines = [list(columns), *([show_inert(cell) for cell in row] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
+    for line in lines:
+        padded = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
+        click.echo("  ".join(padded).rstrip())
+
+
+def _write_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        # Ids and statuses are for copying and comparing: they are never cut.
+        table.add_column(column, overflow="fold" if column in ("ID", "STATUS") else "ellipsis", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(show_inert(cell), style=_STATUS_COLOURS.get(cell, "")) for cell in row))
+    Console(no_color=not wants_colour(), highlight=False).print(table)
