@@ -1,0 +1,318 @@
+"""Reading a log: whole or in part, by lines, or following it while it grows.
+
+It makes no difference to a reader whether a log is still written, being sealed or sealed: a place in
+it has one value, and a read that meets the change goes on in the sealed log at the same place.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, TypeVar
+from weakref import WeakValueDictionary
+
+from reactorcide.domain.errors import NotFound, Unavailable
+from reactorcide.domain.jobs import Job
+from reactorcide.objects.port import ObjectNotFound, ObjectStore
+from reactorcide.services.log_chunks import ChunkedLog, LogBytesMissing, sealed_key
+from reactorcide.services.log_lines import IndexedLog, LineCutter, LogLine, StreamName
+from reactorcide.store import jobs, logs
+from reactorcide.store.bell import Bell
+from reactorcide.store.database import Database
+from reactorcide.store.logs import LogProgress, LogRow
+
+__all__ = ["LogChunk", "LogEnded", "LogIdle", "LogLine", "LogReader", "StoredLog"]
+
+T = TypeVar("T")
+
+BLOCK_BYTES = 256 * 1024
+_TRIES = 5
+_KEPT_BLOCKS = 64
+
+
+@dataclass(frozen=True)
+class StoredLog:
+    """The log of one attempt as it was when it was looked up."""
+
+    job_id: str
+    attempt: int
+    """0: the job has had no attempt."""
+    length: int
+    is_sealed: bool
+    sha256: bytes | None
+    """Of the whole log, once it is sealed."""
+
+
+@dataclass(frozen=True)
+class LogChunk:
+    """Bytes of a followed log.
+
+    An ``offset`` that is not the end of the chunk before means that the log begins anew, at 0: the
+    job is run again, and from here on it is the log of the newest attempt.
+    """
+
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class LogIdle:
+    """Nothing new for a while; the log is still followed."""
+
+
+@dataclass(frozen=True)
+class LogEnded:
+    """The job has ended and all of its log was given."""
+
+    job: Job
+
+
+@dataclass
+class _Place:
+    """How far a follower has come."""
+
+    attempt: int
+    position: int
+
+
+class LogReader:
+    """Reads logs for any number of callers; whether they may, they have asked `JobService.get`.
+
+    Followers of one log share their looks at the database and what they read.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        objects: ObjectStore,
+        bell: Bell,
+        *,
+        poll: timedelta = timedelta(seconds=1),
+        idle_after: timedelta = timedelta(seconds=15),
+        late_for: timedelta = timedelta(seconds=10),
+    ) -> None:
+        """Make a reader.
+
+        Args:
+            poll: a follower looks so often even if the bell is silent.
+            idle_after: a follower says so after this time without news.
+            late_for: after the end of a job, its last bytes are waited for so long.
+        """
+        self._database = database
+        self._objects = objects
+        self._bell = bell
+        self._poll = poll
+        self._idle_after = idle_after.total_seconds()
+        self._late_for = late_for
+        self._looks: dict[str, asyncio.Task[LogProgress | None]] = {}
+        self._looking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._blocks: OrderedDict[tuple[object, ...], asyncio.Task[bytes]] = OrderedDict()
+
+    async def find(self, job_id: str, attempt: int | None = None) -> StoredLog:
+        """Return the log of an attempt (None: of the newest); an empty one if there is none.
+
+        Raises:
+            Unavailable.
+        """
+        row = await self._database.run(partial(logs.read_log, job_id=job_id, attempt=attempt))
+        if row is None:
+            return StoredLog(job_id, attempt or 0, 0, is_sealed=False, sha256=None)
+        return _as_stored(row)
+
+    async def read(self, log: StoredLog, start: int, length: int) -> AsyncIterator[bytes]:
+        """Yield the bytes from ``start``, at most ``length`` of them and none behind ``log.length``.
+
+        Raises:
+            NotFound: the job was deleted meanwhile.
+            Unavailable: the database or the object store cannot be reached, or has lost bytes.
+        """
+        position, end, tries = start, min(start + length, log.length), 0
+        while position < end:
+            try:
+                data = await asyncio.to_thread(self._read_block, log, position, end)
+            except (LogBytesMissing, ObjectNotFound):
+                tries += 1
+                log = await self._find_again(log, tries)
+                continue
+            yield data
+            position += len(data)
+            tries = 0
+
+    async def tail_start(self, log: StoredLog, lines: int) -> int:
+        """Return the offset at which the last ``lines`` lines begin.
+
+        Raises:
+            NotFound, Unavailable: as `read`.
+        """
+        end, wanted, is_first = log.length, lines, True
+        while wanted > 0 and end > 0:
+            start = max(0, end - BLOCK_BYTES)
+            block = b"".join([data async for data in self.read(log, start, end - start)])
+            # The newline at the very end belongs to the last line and begins none.
+            searched = len(block) - 1 if is_first and block.endswith(b"\n") else len(block)
+            newlines = block.count(b"\n", 0, searched)
+            if newlines >= wanted:
+                for _ in range(wanted):
+                    searched = block.rfind(b"\n", 0, searched)
+                return start + searched + 1
+            end, wanted, is_first = start, wanted - newlines, False
+        return end
+
+    async def lines(self, log: StoredLog, *, stream: StreamName = "combined") -> AsyncIterator[LogLine]:
+        """Yield the lines of one stream, or of all and the platform's, in the order of their ends.
+
+        Takes bounded memory however long a line is; see `LogLine`.
+
+        Raises:
+            NotFound, Unavailable: as `read`.
+        """
+        cutter, position, end, tries = LineCutter(stream), 0, log.length, 0
+        source = self._open(log, position)
+
+        def step() -> tuple[int, list[LogLine]]:
+            data, pieces = source.read(position, end)
+            return len(data), cutter.feed(position, data, pieces)
+
+        while position < end:
+            try:
+                length, lines = await asyncio.to_thread(step)
+            except (LogBytesMissing, ObjectNotFound):
+                tries += 1
+                log = await self._find_again(log, tries)
+                source = self._open(log, position)
+                continue
+            for line in lines:
+                yield line
+            position += length
+            tries = 0
+        for line in cutter.close():
+            yield line
+
+    async def follow(self, job_id: str, offset: int) -> AsyncIterator[LogChunk | LogIdle | LogEnded]:
+        """Yield the log of a job's newest attempt from ``offset`` on, as it grows, until the job's end.
+
+        If the job is run again meanwhile, the rest of the old attempt's log comes first and then the
+        new one's from its start. An ``offset`` that the newest attempt's log has not reached must be an
+        older attempt's: then, too, the log comes from its start.
+
+        Raises:
+            NotFound: there is no such job (any more).
+            Unavailable: as `read`; begin again from the last offset.
+        """
+        clock, place = asyncio.get_running_loop().time, _Place(0, offset)
+        with self._bell.listen(f"log:{job_id}", f"job:{job_id}") as ear:
+            last_news = clock()
+            while True:
+                progress = await self._look(job_id)
+                async for chunk in self._news(job_id, place, progress.log):
+                    yield chunk
+                    last_news = clock()
+                if self._is_over(progress, place):
+                    job = await self._database.run(partial(jobs.find_job, job_id=job_id))
+                    if job is None:
+                        raise NotFound("job", job_id)
+                    yield LogEnded(job)
+                    return
+                if clock() - last_news >= self._idle_after:
+                    yield LogIdle()
+                    last_news = clock()
+                await ear.wait(self._poll)
+
+    async def _news(self, job_id: str, place: _Place, row: LogRow | None) -> AsyncIterator[LogChunk]:
+        if row is None:
+            return
+        if row.attempt != place.attempt:
+            if place.attempt:
+                old = await self.find(job_id, place.attempt)
+                async for chunk in self._rest(old, place):
+                    yield chunk
+            if place.attempt or place.position > row.length:
+                place.position = 0
+            place.attempt = row.attempt
+        async for chunk in self._rest(_as_stored(row), place):
+            yield chunk
+
+    async def _rest(self, log: StoredLog, place: _Place) -> AsyncIterator[LogChunk]:
+        while place.position < log.length:
+            data = await self._shared_block(log, place.position)
+            chunk = LogChunk(place.position, data)
+            place.position += len(data)
+            yield chunk
+
+    def _is_over(self, progress: LogProgress, place: _Place) -> bool:
+        if progress.ended_for is None:
+            return False
+        row = progress.log
+        if row is None or row.is_sealed or not row.is_started:
+            return True
+        if row.final_length is not None and place.position >= row.final_length:
+            return True
+        return progress.ended_for >= self._late_for
+
+    async def _look(self, job_id: str) -> LogProgress:
+        """Return how a job's log stands now; who asks at the same time gets the same look."""
+        look = self._looks.get(job_id)
+        if look is None:
+            look = self._looks[job_id] = _share(self._look_next(job_id))
+        progress = await asyncio.shield(look)
+        if progress is None:
+            raise NotFound("job", job_id)
+        return progress
+
+    async def _look_next(self, job_id: str) -> LogProgress | None:
+        lock = self._looking.setdefault(job_id, asyncio.Lock())
+        async with lock:
+            # From here on the answer may be too old for one who asks: the next one takes a new look.
+            del self._looks[job_id]
+            return await self._database.run(partial(logs.read_progress, job_id=job_id))
+
+    async def _shared_block(self, log: StoredLog, position: int) -> bytes:
+        """Read some bytes from ``position`` on; those just read are still there for the next follower."""
+        end = min(log.length, position + BLOCK_BYTES)
+        key = (log.job_id, log.attempt, position, end)
+        block = self._blocks.get(key)
+        if block is None or (block.done() and (block.cancelled() or block.exception() is not None)):
+            block = self._blocks[key] = _share(self._first_block(log, position, end))
+            if len(self._blocks) > _KEPT_BLOCKS:
+                self._blocks.popitem(last=False)
+        return await asyncio.shield(block)
+
+    async def _first_block(self, log: StoredLog, position: int, end: int) -> bytes:
+        return b"".join([data async for data in self.read(log, position, end - position)])
+
+    def _read_block(self, log: StoredLog, position: int, end: int) -> bytes:
+        end = min(end, position + BLOCK_BYTES)
+        if not log.is_sealed:
+            return ChunkedLog(self._objects, log.job_id, log.attempt).read(position, end, log.length)
+        data = self._objects.read(sealed_key(log.job_id, log.attempt), start=position, length=end - position)
+        if not data:
+            raise LogBytesMissing
+        return data
+
+    def _open(self, log: StoredLog, position: int) -> IndexedLog:
+        return IndexedLog(
+            self._objects, log.job_id, log.attempt, log.length, is_sealed=log.is_sealed, position=position
+        )
+
+    async def _find_again(self, log: StoredLog, tries: int) -> StoredLog:
+        """Look where the bytes of a log have gone that are not where they were."""
+        if tries > _TRIES:
+            raise Unavailable("log")
+        row = await self._database.run(partial(logs.read_log, job_id=log.job_id, attempt=log.attempt))
+        if row is None:
+            raise NotFound("log", log.job_id)
+        return _as_stored(row)
+
+
+def _as_stored(row: LogRow) -> StoredLog:
+    sha256 = row.final_sha256 if row.is_sealed else None
+    return StoredLog(row.job_id, row.attempt, row.length, row.is_sealed, sha256)
+
+
+def _share(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Start what several callers will wait for; its error is theirs, and nobody's if all have gone."""
+    task = asyncio.create_task(work)
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task
