@@ -84,7 +84,7 @@ def kept_running(server: EmbeddedPostgres) -> AbstractAsyncContextManager[None]:
 
 
 async def wait_until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)
 
@@ -226,6 +226,20 @@ class TestTogether:
         for coordinator in coordinators:
             coordinator.communicate()
             assert coordinator.returncode == 0
+
+    async def test_a_server_whose_process_cannot_be_seen_is_attached_to(self, make_server) -> None:
+        """As from another container on the same volume: its number there means nothing here."""
+        first, second = make_server(), make_server()
+        await first.start()
+        file = first.data_dir / "postmaster.pid"
+        number, _, rest = file.read_text().partition("\n")
+        file.write_text(f"999999999\n{rest}")
+
+        await second.start()
+
+        assert not second.is_ours
+        assert answers(second)
+        file.write_text(f"{number}\n{rest}")
 
 
 class TestDeath:

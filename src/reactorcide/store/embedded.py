@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
+import psycopg
 import structlog
 
 from reactorcide.domain.errors import Misconfigured
@@ -84,7 +85,7 @@ class EmbeddedPostgres:
     An attached server goes down with the process that started it.
 
     Args:
-        data_dir: made if absent; its parent takes a lock file of the same name.
+        data_dir: made if absent; its parent takes two lock files of the same name.
         pg_bin: folder of the programs; None looks for them.
         is_durable: False gives up crash safety for speed, for tests alone.
         runner: how to run the programs; None finds out.
@@ -118,7 +119,10 @@ class EmbeddedPostgres:
     @property
     def dsn(self) -> str:
         """Where the database is once `start` has returned; the same after a restart."""
-        return f"postgresql://postgres@/postgres?host={quote(self._socket_directory, safe='')}"
+        return self._dsn_at(self._socket_directory)
+
+    def _dsn_at(self, socket_directory: str) -> str:
+        return f"postgresql://postgres@/postgres?host={quote(socket_directory, safe='')}"
 
     async def start(self) -> None:
         """Make the data directory if absent and return when the server takes connections.
@@ -131,7 +135,7 @@ class EmbeddedPostgres:
         runner = self._runner if self._runner is not None else await asyncio.to_thread(find_runner)
         programs = await asyncio.to_thread(find_programs, self._pg_bin, runner)
         self._make_parent()
-        async with self._lock():
+        async with self._lock("lock"):
             running = await self._find_running()
             if running is not None:
                 self._socket_directory = running.socket_directory
@@ -168,7 +172,7 @@ class EmbeddedPostgres:
         if self._process is not None:
             return self._process.poll() is None
         found = self._read_postmaster()
-        return found is not None and self._is_alive(found.pid)
+        return found is not None and self._is_alive(found)
 
     def _make_parent(self) -> None:
         try:
@@ -177,36 +181,39 @@ class EmbeddedPostgres:
             raise Misconfigured(f"{self.data_dir.parent} cannot be made: {error.strerror}") from error
 
     @contextlib.asynccontextmanager
-    async def _lock(self) -> AsyncIterator[None]:
-        """Keep others from starting or making the same server meanwhile."""
-        path = self.data_dir.with_name(f"{self.data_dir.name}.lock")
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise Misconfigured(f"{path} cannot be opened: {error.strerror}") from error
+    async def _lock(self, name: str) -> AsyncIterator[int]:
+        """Hold the lock file ``name`` beside the data directory, in the block and wherever its number goes.
+
+        `lock` keeps others from starting or making the same server; `running` is inherited by the server,
+        so that it tells, even between containers, whether one still works on these data.
+        """
+        handle = self._open_lock(name)
         try:
             deadline = time.monotonic() + _START_SECONDS
-            while True:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise Misconfigured(f"another process holds {path} and does not get ready") from error
-                    await asyncio.sleep(_POLL_SECONDS)
-            yield
+            while not _try_lock(handle):
+                if time.monotonic() > deadline:
+                    raise Misconfigured(f"another process holds the {name} file of {self.data_dir}")
+                await asyncio.sleep(_POLL_SECONDS)
+            yield handle
         finally:
             os.close(handle)
+
+    def _open_lock(self, name: str) -> int:
+        path = self.data_dir.with_name(f"{self.data_dir.name}.{name}")
+        try:
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise Misconfigured(f"{path} cannot be opened: {error.strerror}") from error
 
     async def _find_running(self) -> _Postmaster | None:
         """Return the live server of this data directory, waiting while one starts or stops."""
         deadline = time.monotonic() + _START_SECONDS
         while (found := self._read_postmaster()) is not None:
-            if not self._is_alive(found.pid):
+            if not self._is_alive(found):
                 # Another program may have its number by now, which PostgreSQL would not dare pass over.
                 (self.data_dir / "postmaster.pid").unlink(missing_ok=True)
                 return None
-            if found.status == "ready":
+            if found.status == "ready" and await _answers(self._dsn_at(found.socket_directory)):
                 return found
             if time.monotonic() > deadline:
                 raise Misconfigured(f"the server of process {found.pid} stays {found.status or 'silent'}")
@@ -223,19 +230,13 @@ class EmbeddedPostgres:
         lines += [""] * (8 - len(lines))
         return _Postmaster(int(lines[0] or 0), lines[4], lines[7].strip())
 
-    def _is_alive(self, pid: int) -> bool:
-        """Tell whether ``pid`` is a server of this data directory; it works inside of it."""
-        if pid <= 0:
-            return False
-        if Path("/proc/self/cwd").exists():
-            return _works_in(Path(f"/proc/{pid}"), self.data_dir)
+    def _is_alive(self, found: _Postmaster) -> bool:
+        """Tell whether a server works on these data, started by us, elsewhere or by hand."""
+        handle = self._open_lock("running")
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True
-        return True
+            return not _try_lock(handle) or _works_in(found.pid, self.data_dir)
+        finally:
+            os.close(handle)
 
     async def _prepare(self, programs: Programs, runner: Runner) -> None:
         try:
@@ -285,9 +286,10 @@ class EmbeddedPostgres:
         for name, value in settings.items():
             command += ["-c", f"{name}={value}"]
         log_path = self._open_log()
-        with log_path.open("ab") as output:
-            begin = output.tell()
-            process = runner.popen(command, cwd=self.data_dir, output=output, dies_with_us=True)
+        async with self._lock("running") as lock:
+            with log_path.open("ab") as output:
+                begin = output.tell()
+                process = runner.popen(command, cwd=self.data_dir, output=output, server_lock=lock)
         try:
             await self._wait_until_ready(process)
         except TimeoutError as error:
@@ -338,16 +340,34 @@ class EmbeddedPostgres:
         runner.give(path)
 
 
-def _works_in(process: Path, directory: Path) -> bool:
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _works_in(pid: int, directory: Path) -> bool:
+    """Tell whether ``pid`` is a process in ``directory``, where this system shows that."""
+    process = Path(f"/proc/{pid}")
     try:
         return (process / "cwd").samefile(directory)
     except PermissionError:
         # Another user's: ours too, where root had to run the server as somebody else.
         with contextlib.suppress(OSError):
             return (process / "comm").read_text().strip() == "postgres"
-        return False
     except OSError:
         return False
+    return False
+
+
+async def _answers(dsn: str) -> bool:
+    try:
+        await (await psycopg.AsyncConnection.connect(dsn, connect_timeout=2)).close()
+    except psycopg.OperationalError:
+        return False
+    return True
 
 
 async def _shut_down(process: subprocess.Popen[bytes]) -> None:

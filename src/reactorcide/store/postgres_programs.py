@@ -50,13 +50,14 @@ class Runner:
     account: pwd.struct_passwd | None = None
 
     def popen(
-        self, command: Sequence[str], *, cwd: Path, output: IO[bytes], dies_with_us: bool = False
+        self, command: Sequence[str], *, cwd: Path, output: IO[bytes], server_lock: int | None = None
     ) -> subprocess.Popen[bytes]:
         """Start ``command`` with both outputs to ``output`` and nothing of our environment but the PATH.
 
-        ``dies_with_us``: it is asked to shut down when the calling thread ends, where the system can.
+        A server inherits ``server_lock`` and, where the system can, is asked to shut down when the calling
+        thread ends.
         """
-        argv = [*self.prefix, *(self.death_prefix if dies_with_us else ()), *command]
+        argv = [*self.prefix, *(self.death_prefix if server_lock is not None else ()), *command]
         uid, gid = (self.account.pw_uid, self.account.pw_gid) if self.account else (None, None)
         try:
             return subprocess.Popen(
@@ -68,6 +69,7 @@ class Runner:
                 user=uid,
                 group=gid,
                 extra_groups=[] if self.account else None,
+                pass_fds=() if server_lock is None else (server_lock,),
                 env={"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"},
                 # A Ctrl-C on our terminal is ours to answer.
                 start_new_session=True,
