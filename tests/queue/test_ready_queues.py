@@ -66,6 +66,15 @@ class TestDatabaseQueue(ReadyQueueContract):
 
         assert claim.job_id == job_id
 
+    async def test_a_worker_registered_anew_takes_from_its_new_queues(self, bench: DatabaseBench) -> None:
+        job_id = await bench.make_ready("gpu")
+        assert await bench.desk.attempts.claim(bench.worker_id, 1, NO_WAIT) == []
+
+        same = await bench.desk.worker("one", queues=["gpu"])
+
+        assert same == bench.worker_id
+        assert (await bench.desk.claim(same)).job_id == job_id
+
     async def test_claiming_reads_the_index_of_ready_jobs_in_its_order(self, bench: DatabaseBench) -> None:
         async with bench.desk.database.transaction() as tx:
             await tx.execute("SET LOCAL enable_seqscan = off")

@@ -191,6 +191,7 @@ async def test_auth_16_a_worker_cannot_act_on_the_attempt_of_another(desk: JobDe
     [
         {"job_id": "nonsense"},
         {"lease_id": "' OR 1=1 --"},
+        {"lease_id": "01890000-0000-4000-8000-000000000000"},
         {"worker_id": ""},
         {"attempt": 0},
         {"attempt": 2**70},
@@ -204,9 +205,36 @@ async def test_a_claim_nobody_made_is_lost_everywhere(desk: JobDesk, change: dic
 
     with pytest.raises(ClaimLost):
         await desk.attempts.start(wrong)
+    await desk.attempts.release(wrong)
+    await desk.attempts.start(claim)
+    with pytest.raises(ClaimLost):
+        await desk.attempts.start(wrong)
     with pytest.raises(ClaimLost):
         await desk.attempts.finish(wrong, outcome())
+
     assert await desk.beat(wrong) == "abandon"
+    assert await desk.beat(claim) == "go_on"
+
+
+async def test_wrk_04_an_earlier_attempt_of_the_same_worker_has_no_say_in_the_present_one(
+    desk: JobDesk,
+) -> None:
+    job = await desk.submit()
+    worker = await desk.worker()
+    stale = await desk.claim(worker)
+    await desk.attempts.release(stale)
+    present = (await desk.start(worker)).claim
+    before = await desk.read(job.job_id)
+
+    with pytest.raises(ClaimLost):
+        await desk.attempts.start(stale)
+    with pytest.raises(ClaimLost):
+        await desk.attempts.finish(stale, outcome())
+    await desk.attempts.release(stale)
+
+    assert await desk.beat(stale) == "abandon"
+    assert await desk.read(job.job_id) == before
+    assert await desk.beat(present) == "go_on"
 
 
 async def test_an_unknown_worker_can_claim_nothing(desk: JobDesk) -> None:

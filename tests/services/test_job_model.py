@@ -91,11 +91,14 @@ class JobMachine(RuleBasedStateMachine):
             return
         assert started.claim == claim
         assert claim.job_id not in self.ended
+        assert self.do(self.desk.read(claim.job_id)).attempt == claim.attempt
 
     @rule(claim=claims)
     def heartbeat(self, claim: Claim) -> None:
         order = self.do(self.desk.beat(claim))
-        assert order == "abandon" or claim.job_id not in self.ended
+        if order != "abandon":
+            assert claim.job_id not in self.ended
+            assert self.do(self.desk.read(claim.job_id)).attempt == claim.attempt
 
     @rule(claim=claims, told=st.sampled_from(OUTCOMES))
     def finish(self, claim: Claim, told: AttemptOutcome) -> None:
@@ -105,6 +108,7 @@ class JobMachine(RuleBasedStateMachine):
             assert self.finished.get(claim) != told
         else:
             assert self.finished.setdefault(claim, told) == told
+            assert self.do(self.desk.read(claim.job_id)).attempt == claim.attempt
 
     @rule(claim=consumes(claims))
     def release(self, claim: Claim) -> None:

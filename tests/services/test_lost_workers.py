@@ -14,6 +14,7 @@ from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.workers import WorkerIdentity
 from reactorcide.services.overview import Overview
+from reactorcide.store import attempts
 from reactorcide.store.database import Database
 
 LEASE, LOST = TIMING.lease.total_seconds(), TIMING.lost_after.total_seconds()
@@ -102,6 +103,18 @@ async def test_a_heartbeat_keeps_the_lease(desk: JobDesk) -> None:
         await desk.reap()
 
     assert (await desk.read(job.job_id)).status is JobStatus.RUNNING
+
+
+async def test_a_heartbeat_does_not_wait_for_the_disk(desk: JobDesk) -> None:
+    worker = await desk.worker()
+
+    async with desk.database.transaction() as tx:
+        await attempts.renew_leases(
+            tx, worker, [], draining=False, lease=TIMING.lease, grace=TIMING.cancel_grace
+        )
+        shown = await (await tx.execute("SHOW synchronous_commit")).fetchone()
+
+    assert shown == {"synchronous_commit": "off"}
 
 
 async def test_a_late_heartbeat_of_an_at_most_once_job_saves_it_until_it_is_reaped(desk: JobDesk) -> None:
@@ -261,6 +274,23 @@ async def test_a_database_that_was_away_grants_amnesty_and_stops_no_chore(desk: 
 
     assert len(done) == 20
     assert after_outage.status is JobStatus.RUNNING
+    assert (await desk.read(job.job_id)).status is JobStatus.FAILED
+
+
+async def test_an_object_store_that_is_away_keeps_nobody_from_reaping(desk: JobDesk) -> None:
+    async def seal_logs() -> None:
+        raise Unavailable("object store")
+
+    job = await desk.submit()
+    await desk.start(await desk.worker())
+    await desk.age(job.job_id, LOST)
+    clock = Clock()
+    maintenance = desk.maintenance(clock, [seal_logs])
+
+    for _ in range(9):
+        await maintenance.run_round()
+        clock.pass_time(2)
+
     assert (await desk.read(job.job_id)).status is JobStatus.FAILED
 
 

@@ -4,9 +4,10 @@ Every call names its fencing pair, and the statement behind it decides; who come
 somebody else changes nothing. The promises are those of `reactorcide.worker.gateway.port`.
 """
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
@@ -30,6 +31,12 @@ _MAX_MESSAGE_CHARACTERS = 4_096
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class _KnownQueues:
+    queues: tuple[str, ...]
+    until: float
+
+
 class AttemptService:
     """The coordinator's half of a worker's life."""
 
@@ -42,6 +49,7 @@ class AttemptService:
         self._vault = vault
         self._timing = timing
         self._ears: dict[str, tuple[Ear, ExitStack]] = {}
+        self._queues: dict[str, _KnownQueues] = {}
 
     async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
         """Write a worker process down; what an earlier boot of its name still holds is lost.
@@ -66,6 +74,7 @@ class AttemptService:
             return worker.worker_id, ends
 
         worker_id, ends = await self._database.run(register)
+        self._queues.pop(worker_id, None)
         for claim, end in ends:
             await self._tell_end(claim, end)
         log.info("worker.registered", worker_id=worker_id, worker=identity.name, lost=len(ends))
@@ -81,10 +90,7 @@ class AttemptService:
         Raises:
             NotFound: no such worker is registered.
         """
-        async with self._database.transaction() as tx:
-            queues = await workers.find_queues(tx, worker_id) if is_id(worker_id) else None
-        if queues is None:
-            raise NotFound("worker", worker_id)
+        queues = await self._queues_of(worker_id)
         claims = await claim_ready(
             self._queue, worker_id, queues, free_slots, wait=wait, start_within=self._timing.start_deadline
         )
@@ -205,10 +211,25 @@ class AttemptService:
             await workers.retire_worker(tx, worker_id)
             return await attempts.find_held(tx, worker_id)
 
-        for claim in await self._database.run(retire):
+        held = await self._database.run(retire)
+        self._queues.pop(worker_id, None)
+        for claim in held:
             await self.release(claim)
         if worker_id in self._ears:
             self._ears.pop(worker_id)[1].close()
+
+    async def _queues_of(self, worker_id: str) -> tuple[str, ...]:
+        """Return the worker's queues, known for a heartbeat: a claim shall cost one statement, not two."""
+        now = asyncio.get_running_loop().time()
+        known = self._queues.get(worker_id)
+        if known is None or now > known.until:
+            async with self._database.transaction() as tx:
+                queues = await workers.find_queues(tx, worker_id) if is_id(worker_id) else None
+            if queues is None:
+                raise NotFound("worker", worker_id)
+            known = _KnownQueues(queues, now + self._timing.heartbeat.total_seconds())
+            self._queues[worker_id] = known
+        return known.queues
 
     async def _fail_unstartable(self, claim: Claim, why: str) -> attempts.LeaseEnd | None:
         log.error("job.unstartable", job_id=claim.job_id, detail=why)

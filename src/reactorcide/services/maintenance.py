@@ -76,7 +76,8 @@ class Maintenance:
             try:
                 await chore()
             except Unavailable as error:
-                self._grant_amnesty(self._monotonic())
+                if error.part == "database":
+                    self._grant_amnesty(self._monotonic())
                 log.warning("chore.postponed", chore=_name_of(chore), part=error.part)
             except Exception:
                 log.exception("chore.failed", chore=_name_of(chore))

@@ -52,12 +52,14 @@ _FIND_STARTED = f"""
     SELECT {JOB_COLUMNS}, j.job_secrets, extract(epoch FROM j.deadline_at - now())::float8 AS deadline_seconds
       FROM {JOB_SOURCE} WHERE {_FENCE} AND j.status = 'running'
 """
+# What beats is soon repeated: this transaction need not wait for the disk.
 _HEARTBEAT = """
     WITH held AS MATERIALIZED (
         SELECT * FROM json_to_recordset(%(held)s::json)
                AS h (place int, job_id uuid, attempt int, lease_id uuid)
     ), seen AS (
-        UPDATE workers SET last_seen_at = now(), draining = %(draining)s WHERE worker_id = %(worker_id)s
+        UPDATE workers SET last_seen_at = now(), draining = %(draining)s
+         WHERE worker_id = %(worker_id)s AND set_config('synchronous_commit', 'off', true) IS NOT NULL
         RETURNING worker_id
     ), mine AS MATERIALIZED (
         SELECT a.job_id, a.attempt, a.lease_id, a.started_at
@@ -72,8 +74,6 @@ _HEARTBEAT = """
            coalesce(now() > j.deadline_at + %(grace)s, false) AS is_overdue
       FROM held h LEFT JOIN mine m USING (job_id, attempt, lease_id) LEFT JOIN jobs j ON j.job_id = h.job_id
 """
-# What beats is soon repeated: it need not wait for the disk.
-_DO_NOT_WAIT_FOR_DISK = "SET LOCAL synchronous_commit = off"
 _FINISH = f"""
     WITH held AS MATERIALIZED (
         SELECT j.job_id, j.status AS from_status, %(status)s = 'cancelled' AND j.desired = 0 AS is_unasked
@@ -242,7 +242,6 @@ async def renew_leases(
     grace: timedelta,
 ) -> list[HeartbeatOrder]:
     """Renew every started attempt of ``held`` that is still the worker's (T5); tell each what to do."""
-    await tx.execute(_DO_NOT_WAIT_FOR_DISK)
     cursor = await tx.execute(
         _HEARTBEAT,
         {
