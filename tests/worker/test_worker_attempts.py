@@ -133,9 +133,7 @@ async def test_as_many_jobs_run_at_once_as_there_are_slots(coordinator: Coordina
 
     waiting = [await coordinator.core.jobs.get(coordinator.caller, job_id) for job_id in jobs]
 
-    assert sorted(job.status for job in waiting) == sorted(
-        [JobStatus.RUNNING, JobStatus.RUNNING, JobStatus.SUBMITTED]
-    )
+    assert [job.status is JobStatus.RUNNING for job in waiting].count(True) == 2
 
 
 async def test_nothing_of_a_delivered_attempt_stays_on_the_host(
