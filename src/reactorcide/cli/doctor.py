@@ -99,11 +99,11 @@ async def _examine_database(settings: "Settings") -> Finding:
 
 
 async def _examine_isolation(settings: "Settings", environ: Mapping[str, str]) -> Finding:
-    from reactorcide.worker.host import HostCommands, inherited
+    from reactorcide.cli.service import find_isolation
 
-    isolation = await HostCommands(inherited(environ)).isolation()
+    isolation = await find_isolation(settings, environ)
     if isolation.is_present:
-        return Finding("sandbox", "ok", f"{isolation.name}: {isolation.detail}")
+        return Finding("sandbox", "ok", isolation.detail)
     if settings.unsandboxed:
         return Finding("sandbox", "warn", "jobs run without one, as REACTORCIDE_UNSANDBOXED says", "unset it")
     return Finding(

@@ -135,15 +135,21 @@ def server_file(data_dir: Path, url: str) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-async def require_isolation(settings: Settings, environ: Mapping[str, str]) -> "Isolation":
-    """Find out what isolates jobs on this host.
-
-    Raises:
-        CommandFailed: nothing does, and the operator did not say that this is wanted.
-    """
+async def find_isolation(settings: Settings, environ: Mapping[str, str]) -> "Isolation":
+    """Find out what isolates jobs on this host, as the operator wants it."""
     from reactorcide.worker.host import HostCommands, inherited
 
-    isolation = await HostCommands(inherited(environ)).isolation()
+    host = HostCommands(inherited(environ))
+    return await host.isolation(unsandboxed=settings.unsandboxed, readable=settings.sandbox_paths)
+
+
+async def require_isolation(settings: Settings, environ: Mapping[str, str]) -> "Isolation":
+    """As `find_isolation`, for who is about to run jobs.
+
+    Raises:
+        CommandFailed: nothing isolates them, and the operator did not say that this is wanted.
+    """
+    isolation = await find_isolation(settings, environ)
     if not isolation.is_present and not settings.unsandboxed:
         raise CommandFailed(
             f"no sandbox can be made on this host: {isolation.detail}",

@@ -124,7 +124,7 @@ def _import_heavy() -> None:
 def _announce(url: str, settings: "Settings", isolation: "Isolation") -> None:
     from reactorcide.cli.discovery import TOKEN_FILE
 
-    kept = isolation.name if isolation.is_present else "NONE: jobs can do all that this user can"
+    kept = isolation.detail if isolation.is_present else f"NONE: {isolation.detail}"
     lines = (
         f"Reactorcide is up at {url}",
         f"  isolation  {kept}",

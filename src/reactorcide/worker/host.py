@@ -2,8 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -23,9 +22,8 @@ def inherited(environ: Mapping[str, str]) -> dict[str, str]:
     return {name: environ[name] for name in _INHERITED if name in environ}
 
 
-@dataclass(frozen=True)
-class Isolation:
-    """What keeps jobs apart on this host. ``name`` is `none` where nothing does."""
+class Isolation(msgspec.Struct, frozen=True):
+    """What keeps jobs apart on this host; ``detail`` says more. runnerlib's answer may hold more still."""
 
     name: str
     detail: str
@@ -42,20 +40,25 @@ class HostCommands:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
 
-    async def isolation(self) -> Isolation:
+    async def isolation(self, *, unsandboxed: bool, readable: Sequence[str]) -> Isolation:
         """Find out which isolation jobs get on this host; no answer counts as none."""
-        code, output = await self._run(["isolation", "--json"], ISOLATION_LIMIT_SECONDS)
-        if code != 0:
-            return Isolation("none", output.decode(errors="replace").strip()[-500:])
+        paths = [f"--read-only-path={path}" for path in readable]
+        wish = ["--unsandboxed"] if unsandboxed else []
+        code, output = await self._run(["isolation", "--json", *wish, *paths], ISOLATION_LIMIT_SECONDS)
         try:
             return msgspec.json.decode(output, type=Isolation)
         except msgspec.DecodeError:
-            return Isolation("none", "runnerlib's answer is not understood")
+            said = output.decode(errors="replace").strip()[-500:]
+            return Isolation("none", f"exit code {code}: {said}")
 
     async def clean(self, work_dir: Path) -> None:
         """Kill every sandbox a former self left running and remove every workspace."""
+        if not await asyncio.to_thread(_has_entries, work_dir):
+            return
         code, output = await self._run(["clean", str(work_dir)], CLEAN_LIMIT_SECONDS)
-        if code != 0:
+        if code == 0:
+            log.info("host.cleaned", said=output.decode(errors="replace").strip()[-500:])
+        else:
             log.error("host.not_cleaned", exit_code=code, said=output.decode(errors="replace")[-500:])
 
     async def _run(self, arguments: list[str], limit_seconds: float) -> tuple[int, bytes]:
@@ -77,3 +80,7 @@ class HostCommands:
                 process.kill()
                 await process.wait()
         return process.returncode or 0, output
+
+
+def _has_entries(path: Path) -> bool:
+    return path.is_dir() and any(path.iterdir())
