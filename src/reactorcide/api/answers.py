@@ -11,7 +11,7 @@ from reactorcide.domain.accounts import ApiToken, Principal, User
 from reactorcide.domain.jobs import REDACTED, Job, JobEvent
 from reactorcide.services.accounts import MintedToken
 from reactorcide.services.overview import QueueOverview, WorkerOverview
-from runnerlib.spec.rules import is_credential_name, redact_url
+from runnerlib.spec.rules import is_credential_name
 
 JsonObject = dict[str, Any]
 
@@ -62,7 +62,7 @@ def show_job(job: Job, *, waiting: str | None = None) -> JsonObject:
         shown["artifacts"] = list(spec.artifacts)
     _put(
         shown,
-        git_url=redact_url(spec.git_url) if spec.git_url is not None else None,
+        git_url=spec.git_url,
         git_ref=spec.git_ref,
         source_path=spec.source_path,
         job_env_vars=_shown_variables(job) or None,

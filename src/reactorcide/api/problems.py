@@ -6,10 +6,11 @@ from http import HTTPStatus
 import msgspec
 import structlog
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match, Route
+from starlette.routing import compile_path
 
 from reactorcide.domain.errors import (
     Conflict,
@@ -168,10 +169,9 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
 
 def _allowed_methods(request: Request) -> str:
     """Return the methods of all routes of the address; the router tells those of one."""
-    scope = {**request.scope, "method": ""}
     allowed: set[str] = set()
-    for route in request.app.routes:
-        if isinstance(route, Route) and route.matches(scope)[0] is not Match.NONE:
+    for route in iter_route_contexts(request.app.routes):
+        if route.path is not None and compile_path(route.path)[0].fullmatch(request.scope["path"]):
             allowed |= route.methods or set()
     if "GET" in allowed:
         allowed.add("HEAD")

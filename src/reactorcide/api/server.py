@@ -100,7 +100,7 @@ class ApiServer:
         if self._serving is None:
             return
         self._app.state.stopping.set()
-        self._server.should_exit = True
+        self._server.begin_stop()
         await self._serving
         self._serving = None
         log.info("api.stopped")
@@ -121,7 +121,22 @@ class ApiServer:
 
 
 class _QuietServer(uvicorn.Server):
-    """A server inside a program that minds its own signals."""
+    """A server inside a program that minds its own signals, and that sleeps while nothing happens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stop = asyncio.Event()
+
+    def begin_stop(self) -> None:
+        """Let `serve` come to its end."""
+        self.should_exit = True
+        self._stop.set()
+
+    async def main_loop(self) -> None:
+        """Keep the `Date` header right until the stop."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), 1.0)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

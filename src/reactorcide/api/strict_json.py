@@ -119,7 +119,7 @@ def _finite_float(text: str) -> float:
 def _depth_passes(value: object, limit: int) -> bool:
     """Tell whether ``value`` is nested more than ``limit`` deep."""
     level: list[object] = [value]
-    for _ in range(limit + 1):
+    for _ in range(limit):
         level = [
             inner
             for outer in level

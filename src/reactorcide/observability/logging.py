@@ -27,6 +27,7 @@ def configure_logging(
     called again: the last call counts.
     """
     out = stream if stream is not None else sys.stderr
+    # Plain tracebacks: the pretty ones show local variables, and those hold secrets.
     is_text = form == "text" or (form == "auto" and out.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -36,7 +37,11 @@ def configure_logging(
         _hide_secrets,
     ]
     render: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(colors=out.isatty())]
+        [
+            structlog.dev.ConsoleRenderer(
+                colors=out.isatty(), exception_formatter=structlog.dev.plain_traceback
+            )
+        ]
         if is_text
         else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(serializer=_to_json)]
     )
