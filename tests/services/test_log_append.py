@@ -1,6 +1,9 @@
 """Taking in a log: offsets, repeats, races, outages."""
 
 import asyncio
+import os
+import random
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -338,7 +341,7 @@ async def test_crd_02_bytes_written_before_a_crash_are_taken_up_or_passed_over(
     await first.append(claim, 0, b"abc", piece(b"abc"))
     # As a process leaves it that dies between writing the bytes and acknowledging them.
     tail = await asyncio.to_thread(first._read_tail, await first._find(claim))
-    await asyncio.to_thread(first._write, claim, tail, b"defgh", piece(b"defgh"), [])
+    await first._write(claim, tail, b"defgh", piece(b"defgh"), [])
     unacknowledged = await whole(reader, claim)
 
     second = LogService(database, objects, Bell(database))
@@ -350,6 +353,70 @@ async def test_crd_02_bytes_written_before_a_crash_are_taken_up_or_passed_over(
     assert unacknowledged == b"abc"
     assert lengths == [5, 8, 10]
     assert await whole(reader, claim) == b"abcdefghij"
+
+
+APPENDER = """
+import asyncio, sys
+from pathlib import Path
+from reactorcide.domain.jobs import Claim, LogPiece
+from reactorcide.objects.filesystem import FilesystemObjectStore
+from reactorcide.services.logs import LogService
+from reactorcide.store.bell import Bell
+from reactorcide.store.database import Database
+
+async def main(dsn, root, job_id, lease_id, offset):
+    database = await Database.open(dsn, size=2)
+    service = LogService(database, FilesystemObjectStore(Path(root)), Bell(database))
+    claim = Claim(job_id, 1, lease_id, "")
+    while True:
+        data = b"".join(b"%d\\n" % number for number in range(offset, offset + 3_000))
+        start = int(offset)
+        offset = await service.append(claim, start, data, [LogPiece(1, "o", len(data))])
+        print(start, offset, flush=True)
+
+asyncio.run(main(*sys.argv[1:5], int(sys.argv[5])))
+"""
+KILLS = int(os.environ.get("REACTORCIDE_TEST_KILLS", "30")) // 6
+
+
+async def test_crd_02_what_was_acknowledged_survives_kill_9(
+    database: Database, dsn: str, tmp_path: Path, rows: Rows
+) -> None:
+    reader = LogReader(database, FilesystemObjectStore(tmp_path), Bell(database))
+    claim, expected = await rows.running(), b""
+
+    for _ in range(KILLS):
+        appender = await asyncio.create_subprocess_exec(
+            *(
+                sys.executable,
+                "-c",
+                APPENDER,
+                dsn,
+                tmp_path,
+                claim.job_id,
+                claim.lease_id,
+                str(len(expected)),
+            ),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert appender.stdout is not None
+        told = [await appender.stdout.readline() for _ in range(random.randint(1, 12))]
+        appender.kill()
+        told += [line async for line in appender.stdout]
+        await appender.wait()
+        for start, end in (map(int, line.split()) for line in told):
+            assert start == len(expected)
+            expected += b"".join(b"%d\n" % number for number in range(start, start + 3_000))
+            assert end == len(expected)
+        stored = await whole(reader, claim)
+        # An answer may have been cut off after its commit.
+        assert stored.startswith(expected)
+        assert len(stored) - len(expected) < 30_000
+        expected = stored
+
+    await rows.end(claim, expected)
+    assert await LogService(database, FilesystemObjectStore(tmp_path), Bell(database)).seal_due() == 1
+    assert await whole(reader, claim) == expected
 
 
 def numbered(stream: bytes, count: int) -> Iterator[bytes]:

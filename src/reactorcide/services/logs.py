@@ -179,7 +179,7 @@ class LogService:
             self._remember(claim, tail)
             return tail.length
         try:
-            grown, replaced = await asyncio.to_thread(self._write, claim, tail, data, pieces, made)
+            grown, replaced = await self._write(claim, tail, data, pieces, made)
         except LogBytesMissing:
             return None
         if not await self._database.run(lambda tx: logs.grow_log(tx, claim, tail.length, grown.length)):
@@ -223,7 +223,7 @@ class LogService:
             raise LogBytesMissing from None
         return _Tail(row.length, chunk, content[: chunk.length], content[chunk.length :])
 
-    def _write(
+    async def _write(
         self, claim: Claim, tail: _Tail, data: bytes, pieces: Sequence[LogPiece], made: list[Chunk]
     ) -> tuple[_Tail, str | None]:
         """Store ``data`` behind ``tail``; return the new tail and the key of the chunk it replaces.
@@ -235,17 +235,19 @@ class LogService:
         if tail.chunk is not None and len(tail.data) + len(data) <= log_chunks.MAX_CHUNK_BYTES:
             parts, position = [(tail.data + data, tail.index + parts[0][1])], tail.chunk.start
             replaced = tail.chunk.key
+        chunks = []
         for part, index in parts:
-            chunk, content = log_chunks.make_chunk(claim.job_id, claim.attempt, position, part, index)
-            if self._put(chunk, content):
-                made.append(chunk)
-            position = chunk.end
-        if chunk.length < TAIL_BYTES:
-            return _Tail(position, chunk, part, index), replaced
+            chunks.append(log_chunks.make_chunk(claim.job_id, claim.attempt, position, part, index))
+            position += len(part)
+        # At once, so that the store may sync them together.
+        await asyncio.gather(*(asyncio.to_thread(self._put, *chunk, made) for chunk in chunks))
+        last = chunks[-1][0]
+        if last.length < TAIL_BYTES:
+            return _Tail(position, last, *parts[-1]), replaced
         return _Tail(position), replaced
 
-    def _put(self, chunk: Chunk, content: bytes) -> bool:
-        """Store a chunk; False: a call whose end we do not know has stored the same one."""
+    def _put(self, chunk: Chunk, content: bytes, made: list[Chunk]) -> None:
+        """Store a chunk, unless a call whose end we do not know has stored the same one."""
         try:
             self._objects.put(chunk.key, content, create_only=True)
         except ObjectExists:
@@ -255,8 +257,8 @@ class LogService:
                 raise LogBytesMissing from None
             if stored != content[: chunk.length]:
                 raise LogMismatch(f"other bytes are stored from {chunk.start} on") from None
-            return False
-        return True
+        else:
+            made.append(chunk)
 
     async def _seal_round(self) -> int:
         frozen = await self._database.run(
