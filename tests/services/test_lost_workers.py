@@ -198,6 +198,20 @@ async def test_a_job_that_waits_too_long_times_out_in_the_queue(desk: JobDesk) -
     )
 
 
+async def test_a_job_claimed_in_time_may_start_after_its_time_in_the_queue(desk: JobDesk) -> None:
+    claimed = await desk.submit(queue_timeout_seconds=5)
+    claim = await desk.claim(await desk.worker())
+    waiting = await desk.submit(queue_timeout_seconds=5)
+    for job in (claimed, waiting):
+        await desk.age(job.job_id, 6)
+
+    await desk.reap()
+    await desk.attempts.start(claim)
+
+    assert (await desk.read(claimed.job_id)).status is JobStatus.RUNNING
+    assert (await desk.read(waiting.job_id)).status is JobStatus.TIMEOUT
+
+
 async def test_crd_04_a_coordinator_that_was_away_gives_workers_a_lease_of_amnesty(desk: JobDesk) -> None:
     job = await desk.submit()
     claim = (await desk.start(await desk.worker())).claim
