@@ -6,6 +6,7 @@ swapping a directory for a link while it runs. What is copied: regular files, di
 that stay inside the tree. Set-id and sticky bits are dropped; ownership and hard links are not kept.
 """
 
+import errno
 import os
 import posixpath
 import stat
@@ -25,6 +26,8 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _BLOCK_BYTES = 1024 * 1024
 _DEEPEST = 200
 _MOST_WARNINGS = 20
+# What cannot be read, or was swapped for something else while we looked.
+_LEFT_OUT = frozenset({errno.EACCES, errno.ELOOP, errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.EPERM})
 
 
 def copy_source(
@@ -41,7 +44,6 @@ def copy_source(
     if fault:
         raise SourceDenied(f"source_path {fault}")
     path = posixpath.normpath(path)
-    log(f"copying {path}")
     with ExitStack() as stack:
         opened = _open_below_root(path, policy.copy_source_roots)
         stack.callback(os.close, opened)
@@ -91,8 +93,10 @@ class _Copier:
             self._count(0, entries=1)
             try:
                 self._copy_entry(source, target, name, place)
-            except (FileNotFoundError, PermissionError) as error:
-                self._warn((*place, name), error.strerror or "cannot be read")
+            except OSError as error:
+                if error.errno not in _LEFT_OUT:
+                    raise
+                self._warn((*place, name), os.strerror(error.errno or 0))
 
     def _copy_entry(self, source: int, target: int, name: str, place: tuple[str, ...]) -> None:
         kind = os.stat(name, dir_fd=source, follow_symlinks=False).st_mode

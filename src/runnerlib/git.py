@@ -11,6 +11,7 @@ repository and the server may be hostile. In order:
 """
 
 import base64
+import errno
 import os
 import re
 import tempfile
@@ -24,7 +25,7 @@ from runnerlib.git_process import GitAnswer, find_git, run_git
 from runnerlib.source_errors import SourceDenied, SourceFailed
 from runnerlib.source_limits import SourceLimits
 from runnerlib.spec import HostPolicy, JobSource
-from runnerlib.spec.rules import check_git_ref, check_git_url, is_commit_sha, redact_url, split_git_url
+from runnerlib.spec.rules import check_git_ref, check_git_url, is_commit_sha, split_git_url
 
 _PINNING_VERSION = (2, 37)
 _INHERITED = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
@@ -148,18 +149,16 @@ def check_out(
     no credential.
 
     Raises:
-        SourceDenied, SourceFailed, SourceStopped.
+        SourceDenied, SourceFailed, SourceStopped; OSError: the disk is full.
     """
     wanted = GitSource.checked(source, policy)
     remote = judge_remote(wanted.url, policy, limits.check_time)
     with tempfile.TemporaryDirectory(prefix="git-home-") as home:
         git = _Git(target, Path(home), remote, limits)
         git.check_version()
-        log(f"fetching {wanted.ref or 'HEAD'} from {redact_url(wanted.url)}")
         git.make_repository(wanted)
-        sha = git.fetch(wanted)
+        sha = git.fetch(wanted, log)
         git.check_out(sha)
-    log(f"checked out {sha}")
     return sha
 
 
@@ -190,7 +189,7 @@ class _Git:
         self._must(self._call(*init, is_inside=False), "no repository could be made")
         self._must(self._call("remote", "add", "--", "origin", source.url), "no repository could be made")
 
-    def fetch(self, source: GitSource) -> str:
+    def fetch(self, source: GitSource, log: Callable[[str], None]) -> str:
         """Fetch what is wanted, only that if possible; return the commit's id."""
         answer = self._fetch(source, "--depth=1", "--", "origin", source.ref or "HEAD")
         if answer.exit_code == 0:
@@ -198,6 +197,7 @@ class _Git:
         if source.wanted_sha is None:
             raise _failure(answer, source.ref or "HEAD")
         # Not every server hands out a commit by its id: take all branches and tags and look there.
+        log(f"the server does not give out {source.wanted_sha} alone: fetching all branches and tags")
         everything = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")
         answer = self._fetch(source, "--", "origin", *everything)
         if answer.exit_code != 0:
@@ -285,9 +285,11 @@ def _as_environment(settings: Mapping[str, str]) -> dict[str, str]:
     return variables
 
 
-def _failure(answer: GitAnswer, wanted: str) -> SourceFailed:
+def _failure(answer: GitAnswer, wanted: str) -> SourceFailed | OSError:
     # The server's own chatter proves nothing.
     said = "\n".join(line for line in answer.stderr.splitlines() if not line.startswith("remote:"))
+    if "No space left on device" in said:
+        return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     evidence = _evidence(answer.stderr)
     for pattern, meaning in _USERS_FAULTS:
         if pattern.search(said):

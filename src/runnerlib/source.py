@@ -49,7 +49,7 @@ def prepare_source(
     When this raises, no process of it is left; what lies in ``target`` is to be thrown away.
 
     Args:
-        log: takes lines for the job's log; they hold no credential.
+        log: takes warnings and remarks for the job's log; they hold no credential.
         should_stop: asked many times a second.
         run_as: uid and gid that shall own every file.
 
@@ -57,20 +57,18 @@ def prepare_source(
         SourceDenied: the host's policy does not allow it.
         SourceFailed: it could not be brought; ``is_users_fault`` says who can help.
         SourceStopped: ``should_stop`` said so.
+        OSError: this host's disk failed or is full.
     """
     target.mkdir(parents=True, exist_ok=True)
     if any(target.iterdir()):
         raise SourceFailed(f"{target} is not empty")
     sha = None
-    try:
-        limits = SourceLimits(target, policy, should_stop)
-        limits.check_time()
-        if source.type == "git":
-            sha = check_out(source, target, policy, limits, log)
-        elif source.type == "copy":
-            copy_source(source, target, policy, limits, log)
-        if run_as is not None and run_as != (os.geteuid(), os.getegid()):
-            give_tree(target, run_as)
-    except OSError as error:
-        raise SourceFailed(f"the source could not be written: {error.strerror or error}") from error
+    limits = SourceLimits(target, policy, should_stop)
+    limits.check_time()
+    if source.type == "git":
+        sha = check_out(source, target, policy, limits, log)
+    elif source.type == "copy":
+        copy_source(source, target, policy, limits, log)
+    if run_as is not None and run_as != (os.geteuid(), os.getegid()):
+        give_tree(target, run_as)
     return PreparedSource(sha)

@@ -181,7 +181,8 @@ class _Handler(BaseHTTPRequestHandler):
             "GIT_CONFIG_NOSYSTEM": "1",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_COUNT": str(len(settings)),
-            "GIT_PROTOCOL": self.headers.get("Git-Protocol", ""),
+            # Version 2 of the protocol hands out any commit, whatever the setting.
+            "GIT_PROTOCOL": self.headers.get("Git-Protocol", "") if self.git.allow_any_sha else "",
             "REQUEST_METHOD": self.command,
             "PATH_INFO": parts.path,
             "QUERY_STRING": parts.query,

@@ -3,7 +3,6 @@
 import os
 import socket
 import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -240,14 +239,3 @@ def test_src_14_a_directory_swapped_for_a_link_while_copying_is_not_followed(
     copy(root, target, root, should_stop=swap_what_comes_next)
 
     assert b"host content" not in content_below(target)
-
-
-def test_a_thousand_small_files_are_copied_quickly(root: Path, target: Path) -> None:
-    for number in range(1_000):
-        (root / str(number)).write_text(str(number))
-    began = time.monotonic()
-
-    copy(root, target, root)
-
-    assert time.monotonic() - began < 5
-    assert len(list(target.iterdir())) == 1_000

@@ -113,13 +113,10 @@ def canary() -> Iterator[Canary]:
 
 
 def test_without_a_ref_the_head_of_the_remote_is_brought(server: GitServer, target: Path) -> None:
-    lines: list[str] = []
-
-    prepared = bring(server.url, target, server=server, lines=lines)
+    prepared = bring(server.url, target, server=server)
 
     assert prepared.resolved_sha == server.head
     assert (target / "src/main.sh").read_text() == "echo hello\n"
-    assert lines == [f"fetching HEAD from {server.url}", f"checked out {server.head}"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +147,19 @@ def test_an_old_commit_is_brought_by_its_id_whether_the_server_hands_it_out_or_n
 
     assert prepared.resolved_sha == server.head
     assert not (target / "later").exists()
+
+
+def test_a_commit_no_branch_leads_to_is_the_users_fault(server: GitServer, target: Path) -> None:
+    server.allow_any_sha = False
+    lost = commit_files(server.repo, {"lost": "x"})
+    git(server.repo, "reset", "--quiet", "--hard", server.head)
+    lines: list[str] = []
+
+    with pytest.raises(SourceFailed, match=f"no commit {lost}") as failed:
+        bring(server.url, target, lost, server=server, lines=lines)
+
+    assert failed.value.is_users_fault
+    assert lines == [f"the server does not give out {lost} alone: fetching all branches and tags"]
 
 
 def test_only_one_commit_is_fetched(server: GitServer, target: Path) -> None:
@@ -713,7 +723,7 @@ def test_src_13_a_server_that_hangs_or_trickles_is_left_in_time(
 def test_src_13_a_pack_that_expands_is_stopped_at_the_limit(server: GitServer, target: Path) -> None:
     large = server.repo / "zeros"
     with large.open("wb") as file:
-        file.truncate(100 * 1024 * 1024)
+        file.truncate(40 * 1024 * 1024)
     git(server.repo, "add", "zeros")
     git(server.repo, "commit", "--quiet", "-m", "large")
     large.unlink()
@@ -723,7 +733,7 @@ def test_src_13_a_pack_that_expands_is_stopped_at_the_limit(server: GitServer, t
         bring(server.url, target, server=server, source_limit_bytes=limit)
 
     assert failed.value.is_users_fault
-    assert sum(p.stat().st_blocks * 512 for p in target.rglob("*") if p.is_file()) < 100 * 1024 * 1024
+    assert sum(p.stat().st_blocks * 512 for p in target.rglob("*") if p.is_file()) < 40 * 1024 * 1024
     assert processes_with(str(target)) == []
 
 
@@ -762,6 +772,28 @@ def test_a_target_that_holds_something_is_left_alone(server: GitServer, target: 
         bring(server.url, target, server=server)
 
     assert (target / "mine").read_text() == "x"
+
+
+def test_ssh_is_called_with_no_settings_but_ours_and_the_judged_address(
+    monkeypatch: pytest.MonkeyPatch, server: GitServer, target: Path, tmp_path: Path
+) -> None:
+    record = tmp_path / "record"
+    ssh = tmp_path / "bin" / "ssh"
+    ssh.parent.mkdir()
+    ssh.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {record}\nfor last; do :; done\nexec sh -c "$last"\n')
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{ssh.parent}:{os.environ['PATH']}")
+    answer_with(monkeypatch, "127.0.0.1")
+
+    prepared = bring(
+        f"ssh://git@git.example.org{server.repo}", target, git_allowed_hosts=("git.example.org",)
+    )
+
+    words = record.read_text().splitlines()
+    assert prepared.resolved_sha == server.head
+    assert words[:2] == ["-F", os.devnull]
+    assert {"-oBatchMode=yes", "-oHostName=127.0.0.1", "-oHostKeyAlias=git.example.org"} <= set(words)
+    assert "git@git.example.org" in words
 
 
 @pytest.mark.parametrize("version", ["git version 2.34.1", "git version 1.8"])
