@@ -49,7 +49,8 @@ class _Removal:
                 self._empty(self._top, 0)
         finally:
             os.close(self._top)
-        os.rmdir(self._name, dir_fd=self._parent)
+        with suppress(FileNotFoundError):
+            os.rmdir(self._name, dir_fd=self._parent)
 
     def _empty(self, folder: int, depth: int) -> None:
         for name in os.listdir(folder):

@@ -87,10 +87,14 @@ class Workspace:
             PathRefused: there is none, it is something else, or it is longer than ``limit_bytes``.
         """
         descriptor = self._open(job_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
+        try:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise PathRefused(f"{job_path} is not a regular file")
-            data = file.read(limit_bytes + 1)
+            data = b""
+            while len(data) <= limit_bytes and (piece := os.read(descriptor, limit_bytes + 1 - len(data))):
+                data += piece
+        finally:
+            os.close(descriptor)
         if len(data) > limit_bytes:
             raise PathRefused(f"{job_path} is longer than {limit_bytes} bytes")
         return data
@@ -168,18 +172,23 @@ def measure_tree(root: Path) -> int:
     return total
 
 
+def names_in(workspace_root: Path) -> frozenset[str]:
+    """Return the names of the attempts that have a workspace there."""
+    return (
+        frozenset(path.name for path in workspace_root.iterdir()) if workspace_root.is_dir() else frozenset()
+    )
+
+
 def clean_stale(workspace_root: Path, keep: frozenset[str]) -> list[str]:
     """Remove the workspaces of attempts that are not in ``keep``; return the names of those removed.
 
     Raises:
         OSError: something stays.
     """
-    if not workspace_root.is_dir():
-        return []
-    stale = sorted(path for path in workspace_root.iterdir() if path.name not in keep)
-    for path in stale:
-        remove_tree(path)
-    return [path.name for path in stale]
+    stale = sorted(names_in(workspace_root) - keep)
+    for name in stale:
+        remove_tree(workspace_root / name)
+    return stale
 
 
 def _parts_of(job_path: str) -> list[str]:

@@ -192,18 +192,14 @@ class JobGroup:
             (group / "cpu.max").write_text(f"{quota} {_CPU_PERIOD_MICROSECONDS}")
 
 
-def remove_stale_groups(keep: frozenset[str]) -> int:
-    """Kill and remove the groups of attempts that are not in ``keep``; return how many there were."""
+def remove_stale_groups(names: frozenset[str]) -> int:
+    """Kill what lives in the groups of these attempts and remove them; return how many there were."""
     controllers = find_controllers()
-    found = 0
     parents = {h.parent for h in (controllers.memory, controllers.pids, controllers.cpu) if h is not None}
-    for parent in parents:
-        for group in parent.glob(f"{PREFIX}*"):
-            if group.name.removeprefix(PREFIX) in keep:
-                continue
-            found += 1
-            _empty(group)
-    return found
+    stale = [group for parent in parents for name in names if (group := parent / f"{PREFIX}{name}").is_dir()]
+    for group in stale:
+        _empty(group)
+    return len(stale)
 
 
 def _empty(group: Path) -> None:

@@ -95,7 +95,8 @@ class BubblewrapExecutor:
             environment=command.environment,
             shares_network=command.network == "default",
             shelves=self._shelves,
-            temp_bytes=min(_TEMP_BYTES, command.limits.memory_bytes or _TEMP_BYTES),
+            # Half of the memory, as it is memory too: it shall be full before the job has none left.
+            temp_bytes=min(_TEMP_BYTES, (command.limits.memory_bytes or 2 * _TEMP_BYTES) // 2),
         )
         group = self._make_group(command.limits)
         try:

@@ -1,0 +1,5 @@
+"""``python -m runnerlib``."""
+
+from runnerlib.cli import main
+
+main()
