@@ -4,11 +4,9 @@ A command is imported when it is used; the table below says where it is and what
 `--help`, so that the help of the whole costs nothing.
 """
 
-import difflib
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +88,8 @@ class CommandTable(click.Group):
         """Return the command that ``args`` begin with; a mistyped one is answered with its like."""
         name = args[0]
         if name not in COMMANDS and not name.startswith("-") and not ctx.resilient_parsing:
+            import difflib
+
             close = difflib.get_close_matches(name, COMMANDS, n=1)
             ctx.fail(f"no such command {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
         return super().resolve_command(ctx, args)
@@ -145,6 +145,8 @@ def run_command(arguments: Sequence[str] | None = None) -> int:
         _tell(error)
         return error.exit_code
     except Exception:  # noqa: BLE001 - the top of the program: a bug is told whole, and not as a job's end
+        import traceback
+
         traceback.print_exc()
         click.echo("error: this is a bug of reactorcide", err=True)
         return ExitCode.TROUBLE

@@ -47,13 +47,13 @@ class EventParser:
             data = data.removeprefix(b"\n")
             self._skips_newline = False
         self._skips_newline = data.endswith(b"\r")
-        self._pending += data
+        head, *rest = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        self._pending += head
         if len(self._pending) + self._size > _MAX_EVENT_BYTES:
             raise AnswerNotUnderstood("an event of the log stream is too large")
-        *lines, rest = self._pending.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._pending = rest
-        for line in lines:
-            event = self._take_line(line.decode(errors="replace"))
+        for begun in rest:
+            event = self._take_line(self._pending.decode(errors="replace"))
+            self._pending = bytearray(begun)
             if event is not None:
                 yield event
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from reactorcide.domain.ids import is_id
-from runnerlib.spec.rules import check_env_name
 
 if TYPE_CHECKING:
     from reactorcide.cli.client import ApiClient
@@ -110,6 +109,8 @@ def parse_labels(given: tuple[str, ...]) -> dict[str, str]:
 
 
 def _check_name(name: str, flag: str) -> None:
+    from runnerlib.spec.rules import check_env_name
+
     if fault := check_env_name(name):
         raise click.UsageError(f"{flag} {name}: {fault}")
 

@@ -121,7 +121,8 @@ def sum_up(job: JobAnswer) -> str:
         facts.append(f"signal {job.signal}")
     reason = f" ({job.reason})" if job.reason else ""
     detail = f": {', '.join(facts)}{reason}" if facts else reason
-    message = f": {job.message}" if job.message else ""
+    # An exit code says it all; other ends have a story.
+    message = f": {job.message}" if job.message and job.reason != "exit_nonzero" else ""
     return f"{head}{_ending(job.status)}{took}{detail}{message}"
 
 
