@@ -4,9 +4,9 @@ import json
 import time
 
 import pytest
-from api_fixtures import JOB, Api, Person, assert_problem, pointers
+from api_people import JOB, Api, Person, assert_problem, pointers
 
-pytestmark = pytest.mark.usefixtures("api", "person", "admin")
+pytest_plugins = ["api_fixtures"]
 
 JOBS = "/api/v1/jobs"
 

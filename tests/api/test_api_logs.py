@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import httpx2
 import pytest
-from api_fixtures import Api, Person, assert_problem
+from api_people import Api, Person, assert_problem
 
 from reactorcide.domain.jobs import StartedAttempt
 
-pytestmark = pytest.mark.usefixtures("api", "person")
+pytest_plugins = ["api_fixtures"]
 
 TEXT = b"one\ntwo\nthree \xe2\x82\xac\nfour\n"
 DIRTY = b"bad \xff\xfe bytes\n\x00 nul\n\xef\xbb\xbfbom\nbar 10%\rbar 20%\r\nhalf \xe2\x82"
@@ -272,9 +272,11 @@ async def test_a_wait_ends_when_the_server_stops(api: Api, person: Person) -> No
 
 
 async def test_a_follower_that_leaves_is_let_go(api: Api, person: Person, running: Running) -> None:
-    async with httpx2.AsyncClient(base_url=api.url, trust_env=False) as http:
-        async with http.stream("GET", running.address, headers=person.headers | EVENTS) as answer:
-            await anext(answer.aiter_bytes())
+    async with (
+        httpx2.AsyncClient(base_url=api.url, trust_env=False) as http,
+        http.stream("GET", running.address, headers=person.headers | EVENTS) as answer,
+    ):
+        await anext(answer.aiter_bytes())
 
     # Nothing is left that the stop would have to wait for or cut.
     await asyncio.wait_for(api.server.stop(), 0.9)

@@ -4,12 +4,12 @@ import asyncio
 
 import httpx2
 import pytest
-from api_fixtures import JOB, Api, Person, assert_problem, running_api
+from api_people import JOB, Api, Person, assert_problem, running_api
 
 from conftest import MakeUser
 from reactorcide.store.database import Database
 
-pytestmark = pytest.mark.usefixtures("api", "person", "admin")
+pytest_plugins = ["api_fixtures"]
 
 NOBODY = "01890000-0000-7000-8000-000000000000"
 PROTECTED = [

@@ -180,6 +180,7 @@ class _BoundedProtocol(H11Protocol):
         """Begin to wait for the next request, or for the rest of one that was answered early."""
         super().on_response_complete()
         if not self.transport.is_closing() and self.conn.their_state is h11.SEND_BODY:
+            self._unset_keepalive_if_required()
             self._watch_head()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words for it

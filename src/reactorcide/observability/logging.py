@@ -61,12 +61,15 @@ def configure_logging(
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # Libraries tell of their ways at info; what an operator needs of them comes as a warning.
-    root.setLevel(max(_LEVELS[level], logging.WARNING) if level != "debug" else logging.INFO)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+    # Libraries tell of their ways at info, URLs included; what an operator needs comes as a warning.
+    root.setLevel(max(_LEVELS[level], logging.WARNING))
+    for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    # It would log every query string; our own line per request does not.
+    logging.getLogger("uvicorn.access").handlers.clear()
+    logging.getLogger("uvicorn.access").propagate = False
 
 
 def _to_json(event: EventDict, **_: object) -> str:
