@@ -21,7 +21,7 @@ from runnerlib.masking import Masker
 from runnerlib.outcome import Outcome, outcome_of_end, outcome_of_verdict
 from runnerlib.pump import OutputPump
 from runnerlib.spec import JobSource, RunSpec
-from runnerlib.spec.rules import check_env_file_path, check_job_path, redact_url, url_credentials
+from runnerlib.spec.rules import check_env_file_path, check_job_path, redact_url
 from runnerlib.spool import Spool
 from runnerlib.workspace import ARTIFACTS, HOME, PathRefused, UsageMeter, Workspace
 
@@ -272,8 +272,11 @@ def _describe_source(source: JobSource) -> str:
 
 
 def _source_secrets(source: JobSource) -> tuple[str, ...]:
-    found = url_credentials(source.url) if source.url else None
-    return () if found is None else (found[1],)
+    if source.url is None:
+        return ()
+    from runnerlib.source import source_secrets
+
+    return source_secrets(source)
 
 
 def _unavailable(error: SandboxUnavailable) -> Outcome:

@@ -6,9 +6,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from fakes.git_server import GitServer
-
 from e2e.conftest import Product, processes_holding, wait_until
+from fakes.git_server import GitServer, git
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -69,12 +68,14 @@ def test_a_job_of_a_killed_service_ends_as_lost_and_leaves_nothing_running(runni
     assert running.job(job)["fault"] == "infra"
 
 
-def test_a_job_runs_a_part_of_the_tests_of_a_checked_out_repository(product: Product) -> None:
+def test_a_job_runs_a_part_of_the_tests_of_a_checked_out_repository(product: Product, tmp_path: Path) -> None:
     toolchain = {sys.base_prefix, sys.prefix, sysconfig.get_path("purelib")} - {"/usr"}
-    with GitServer.of_working_tree(REPOSITORY) as server:
+    with GitServer(tmp_path / "git") as server:
+        git(server.repo, "fetch", "--quiet", str(REPOSITORY), "HEAD")
+        git(server.repo, "checkout", "--quiet", "-B", "main", "FETCH_HEAD")
         product.settings = {
             "REACTORCIDE_GIT_ALLOWED_PROTOCOLS": "http",
-            "REACTORCIDE_GIT_ALLOWED_HOSTS": server.host,
+            "REACTORCIDE_GIT_ALLOWED_HOSTS": server.address,
             "REACTORCIDE_SANDBOX_PATHS": ":".join(sorted(toolchain)),
         }
         product.up()
@@ -86,8 +87,7 @@ def test_a_job_runs_a_part_of_the_tests_of_a_checked_out_repository(product: Pro
     assert done.returncode == 0, done.stdout + done.stderr
     assert "passed" in done.stdout
     newest = product.json("jobs", "list")["jobs"][0]
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=server.repo, capture_output=True, text=True)
-    assert newest["resolved_sha"] == head.stdout.strip()
+    assert newest["resolved_sha"] == git(server.repo, "rev-parse", "HEAD").strip()
 
 
 def test_a_second_up_on_one_data_directory_says_who_runs_already(running: Product) -> None:

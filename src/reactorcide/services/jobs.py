@@ -257,7 +257,7 @@ class JobService:
     ) -> Submission:
         job_id = self._ids.new_id()
         secrets, git_url = dict(spec.job_secrets), spec.git_url
-        if git_url is not None and rules.url_credentials(git_url) is not None:
+        if git_url is not None and rules.url_credential(git_url) is not None:
             secrets[GIT_URL_SECRET] = git_url
             git_url = rules.redact_url(git_url)
         row = jobs.NewJob(

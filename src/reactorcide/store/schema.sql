@@ -253,6 +253,8 @@ CREATE INDEX jobs_newest_by_name ON public.jobs USING btree (name, created_at DE
 
 CREATE INDEX jobs_newest_by_queue ON public.jobs USING btree (queue_name, created_at DESC, job_id DESC);
 
+CREATE INDEX jobs_newest_by_source ON public.jobs USING btree (source_type, created_at DESC, job_id DESC);
+
 CREATE INDEX jobs_newest_by_status ON public.jobs USING btree (status, created_at DESC, job_id DESC);
 
 CREATE INDEX jobs_newest_of_user ON public.jobs USING btree (user_id, created_at DESC, job_id DESC);

@@ -150,22 +150,29 @@ def _check_url_path(path: str) -> str | None:
     return None
 
 
-def url_credentials(url: str) -> tuple[str, str] | None:
-    """Return the user and password written into an http(s) URL, None if there is no password."""
+def url_credential(url: str) -> str | None:
+    """Return the secret written into an http(s) URL: its password, or else its user, a token by itself.
+
+    Of other protocols only a password is one; the user of ssh is no secret.
+    """
     parts = urlsplit(url) if "://" in url else None
-    if parts is None or parts.password is None:
+    if parts is None:
         return None
-    return parts.username or "", parts.password
+    if parts.password is not None:
+        return parts.password
+    return parts.username if parts.scheme.lower() in ("http", "https") else None
 
 
 def redact_url(url: str) -> str:
-    """Return ``url`` with a password in it replaced."""
-    found = url_credentials(url)
-    if found is None:
+    """Return ``url`` with the secret in it replaced."""
+    if url_credential(url) is None:
         return url
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
-    return f"{scheme}://{found[0]}:[REDACTED]@{authority.rpartition('@')[2]}{slash}{path}"
+    userinfo, _, host = authority.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    shown = f"{user}:[REDACTED]" if colon else "[REDACTED]"
+    return f"{scheme}://{shown}@{host}{slash}{path}"
 
 
 def is_listed_host(host: str, port: int | None, allowed_hosts: Collection[str]) -> bool:

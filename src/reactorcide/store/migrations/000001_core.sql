@@ -122,6 +122,7 @@ CREATE INDEX jobs_newest ON jobs (created_at DESC, job_id DESC);
 CREATE INDEX jobs_newest_of_user ON jobs (user_id, created_at DESC, job_id DESC);
 CREATE INDEX jobs_newest_by_status ON jobs (status, created_at DESC, job_id DESC);
 CREATE INDEX jobs_newest_by_queue ON jobs (queue_name, created_at DESC, job_id DESC);
+CREATE INDEX jobs_newest_by_source ON jobs (source_type, created_at DESC, job_id DESC);
 CREATE INDEX jobs_newest_by_name ON jobs (name, created_at DESC, job_id DESC);
 CREATE INDEX jobs_by_label ON jobs USING gin (labels jsonb_path_ops) WHERE labels <> '{}';
 
