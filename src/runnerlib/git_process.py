@@ -62,9 +62,15 @@ def run_git(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limits: S
 
 
 def _die_with_us() -> list[str]:
-    # A runner that is killed can watch no limit any more, so git must not outlive it.
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL", "--"] if setpriv else []
+    """Return what to put before git, so that no process of it outlives a runner that is killed.
+
+    Nobody would hold it to its limits any more. The kernel tells the first process only, and
+    ``timeout`` is one that hands on what it is told to its whole group.
+    """
+    setpriv, timeout = shutil.which("setpriv"), shutil.which("timeout")
+    if setpriv is None or timeout is None:
+        return []
+    return [setpriv, "--pdeathsig", "TERM", "--", timeout, "--kill-after=5", "1d"]
 
 
 def _read_both(process: subprocess.Popen[bytes], limits: SourceLimits) -> list[bytes]:

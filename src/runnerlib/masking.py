@@ -50,8 +50,7 @@ class Masker:
     def __init__(self, secrets: Iterable[str | bytes] = ()) -> None:
         self._lock = threading.Lock()
         self._known: set[bytes] = set()
-        self._forms: set[bytes] = set()
-        self._patterns: _Patterns | None = None
+        self._generations: tuple[_Patterns, ...] = ()
         self.add(secrets)
 
     def add(self, secrets: Iterable[str | bytes]) -> None:
@@ -59,11 +58,15 @@ class Masker:
         texts = {s.encode("utf-8", "surrogateescape") if isinstance(s, str) else bytes(s) for s in secrets}
         with self._lock:
             new = texts - self._known
-            if not new and self._patterns is not None:
-                return
             self._known |= new
-            self._forms.update(chain.from_iterable(map(patterns_of, new)))
-            self._patterns = None
+            patterns = frozenset(chain.from_iterable(map(patterns_of, new)))
+            older = list(self._generations)
+            # Joined with those not larger: each pattern is made ready a few times only, however
+            # many secrets are registered one by one, and there are few generations to look for.
+            while patterns and older and len(older[-1].patterns) <= len(patterns):
+                patterns |= older.pop().patterns
+            if patterns:
+                self._generations = (*older, _Patterns(patterns))
 
     def stream(self) -> "MaskingStream":
         """Return a new stream; one for each pipe, as a secret is not looked for across two."""
@@ -74,12 +77,13 @@ class Masker:
         stream = self.stream()
         return stream.feed(data) + stream.close()
 
-    def present_patterns(self) -> "_Patterns":
-        """Return what the streams look for now."""
-        with self._lock:
-            if self._patterns is None:
-                self._patterns = _Patterns(self._forms)
-            return self._patterns
+    def scan(self, data: bytes) -> tuple[list[Span], int]:
+        """Do what `_Patterns.scan` does, for all secrets known now."""
+        found = [patterns.scan(data) for patterns in self._generations]
+        if len(found) == 1:
+            return found[0]
+        runs = _merge(chain.from_iterable(runs for runs, _ in found))
+        return runs, min((unfinished for _, unfinished in found), default=len(data))
 
 
 class MaskingStream:
@@ -112,12 +116,12 @@ class MaskingStream:
         """Return the rest: the stream has ended, what was held begins no secret."""
         data, shown = self._held, self._shown
         self._held, self._shown = b"", 0
-        runs, _ = self._masker.present_patterns().scan(data)
+        runs, _ = self._masker.scan(data)
         return self._render(data, _merge([(0, shown), *runs]), shown, len(data))
 
     def _advance(self, new: bytes) -> bytes:
         data, shown = self._held + new, self._shown
-        runs, keep = self._masker.present_patterns().scan(data)
+        runs, keep = self._masker.scan(data)
         if shown:
             runs = _merge([(0, shown), *runs])
         # A covered byte is decided, even if a longer pattern may still reach over it.
@@ -157,7 +161,8 @@ class _Patterns:
     on how patterns are nested, and a long pattern costs no more to look for than a short one.
     """
 
-    def __init__(self, patterns: Iterable[bytes]) -> None:
+    def __init__(self, patterns: frozenset[bytes]) -> None:
+        self.patterns = patterns
         self._sorted = sorted(patterns)
         self._longest = max(map(len, self._sorted), default=1)
         self._by_head: dict[bytes, list[bytes]] = {}

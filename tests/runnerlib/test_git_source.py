@@ -5,6 +5,7 @@ import shutil
 import socket
 import stat
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -762,6 +763,31 @@ def test_run_20_git_is_gone_soon_after_the_stop(server: GitServer, target: Path)
 
     assert time.monotonic() - stopped_at[0] < 1
     assert processes_with(server.address) == []
+
+
+def test_git_does_not_outlive_a_runner_that_is_killed(server: GitServer, target: Path) -> None:
+    server.manner = "hang"
+    program = (
+        "import sys; from pathlib import Path; from runnerlib.source import prepare_source\n"
+        "from runnerlib.spec import HostPolicy, JobSource\n"
+        "prepare_source(JobSource(type='git', url=sys.argv[1]), Path(sys.argv[2]),"
+        " HostPolicy(git_allowed_protocols=('http',), git_allowed_hosts=('127.0.0.1',)),"
+        " log=print, should_stop=lambda: False)"
+    )
+    runner = subprocess.Popen([sys.executable, "-c", program, server.url, str(target)])
+    wait_until(lambda: len(server.requests) >= 3)
+
+    runner.kill()
+    runner.wait()
+
+    wait_until(lambda: processes_with(server.address) == [])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def test_a_target_that_holds_something_is_left_alone(server: GitServer, target: Path) -> None:
