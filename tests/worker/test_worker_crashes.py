@@ -72,9 +72,9 @@ async def test_wrk_05_a_result_that_was_not_delivered_is_delivered_by_the_next_b
     await coordinator.printed(job_id, b"begun")
     process.kill()
     await process.wait()
-    # As if the runner had come to its end just before.
     (left,) = Spool(coordinator.data_dir / "spool").leftovers()
-    (left.path / "log").open("ab").close()
+    await until(left.read_result)
+    # As if the job had come to its end just before.
     length, digest = left.measure_log()
     left.keep_result(
         RunResult(

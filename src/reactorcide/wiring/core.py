@@ -28,6 +28,7 @@ from reactorcide.services.vault import Vault, load_key
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 from reactorcide.store.migrate import migrate
+from reactorcide.worker.cancelling import cancel_tasks
 
 log = structlog.get_logger()
 
@@ -86,8 +87,7 @@ async def maintaining(core: Core) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait({task}, timeout=_STOP_SECONDS)
+        await cancel_tasks({task})
 
 
 async def ensure_admin(core: Core, *, make_one: bool) -> str | None:

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 
 from reactorcide.config import Settings
 from reactorcide.store.embedded import EmbeddedPostgres
+from reactorcide.worker.cancelling import cancel_tasks
 
 DATABASE_FOLDER = "pg"
 
@@ -26,6 +27,5 @@ async def open_database(settings: Settings) -> AsyncIterator[str]:
     try:
         yield server.dsn
     finally:
-        keeping.cancel()
-        await asyncio.wait({keeping})
+        await cancel_tasks({keeping})
         await server.stop()

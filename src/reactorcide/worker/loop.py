@@ -24,6 +24,7 @@ from reactorcide.domain.errors import NotFound, ReactorcideError, Unavailable
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.workers import Registration, WorkerIdentity
 from reactorcide.worker.attempt import Attempt, HostTerms, deliver_leftover, has_outcome
+from reactorcide.worker.cancelling import cancel_tasks
 from reactorcide.worker.gateway.port import Gateway
 from reactorcide.worker.runner import RunnerPool
 from reactorcide.worker.shipping import pause_before_retry
@@ -114,9 +115,7 @@ class Worker:
             await self._claim_until_drained()
             await self._await_attempts()
         finally:
-            for task in (*helpers, *self._running, *self._deliveries):
-                task.cancel()
-            await asyncio.gather(*helpers, *self._running, *self._deliveries, return_exceptions=True)
+            await cancel_tasks((*helpers, *self._running, *self._deliveries))
             await self._runners.close()
             await self._say_good_bye()
 
@@ -177,10 +176,8 @@ class Worker:
             await asyncio.wait({asking, draining}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             draining.cancel()
-            if not asking.done():
-                # A claim that is lost here goes back with the good-bye, or after its start deadline.
-                asking.cancel()
-                await asyncio.wait({asking})
+            # A claim that is lost here goes back with the good-bye, or after its start deadline.
+            await cancel_tasks({asking})
         return [] if asking.cancelled() else asking.result()
 
     def _take_on(self, claim: Claim) -> None:
