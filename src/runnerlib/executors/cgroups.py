@@ -169,6 +169,8 @@ class JobGroup:
     def _make(self, hierarchy: Hierarchy, name: str) -> Path:
         group = hierarchy.parent / f"{PREFIX}{name}"
         if group not in self._homes:
+            if group.is_dir():
+                _empty(group)  # a former self's, of the same attempt
             group.mkdir()
             self._homes[group] = hierarchy.home
         return group

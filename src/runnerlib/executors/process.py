@@ -4,7 +4,6 @@ Run by root, the sandbox has a host user of its own: one that the kernel's limit
 owns nothing if it ever got out. Run by anybody else, it is that user, shut in.
 """
 
-import json
 import os
 import subprocess
 import time
@@ -12,6 +11,8 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
+
+import msgspec
 
 from runnerlib.executors.anteroom import Anteroom
 from runnerlib.executors.bubblewrap import (
@@ -289,7 +290,7 @@ class SandboxedJob:
             self._status_text += data
         for line in self._status_text.splitlines():
             with suppress(ValueError):
-                told = json.loads(line)
+                told = msgspec.json.decode(line, type=dict[str, int])
                 self._told.init_pid = told.get("child-pid", self._told.init_pid)
                 self._told.exit_code = told.get("exit-code", self._told.exit_code)
 

@@ -1,0 +1,69 @@
+"""What a worker asks of its host through the command `runnerlib`."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from attempt_runs import IS_ROOT, Attempts, processes_running, wait_until
+
+
+def runnerlib(*arguments: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "runnerlib.cli", *arguments], capture_output=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_isolation_tells_what_a_job_gets_on_this_host() -> None:
+    found = runnerlib("isolation", "--json")
+
+    assert found["name"] == "bubblewrap", found["detail"]
+    assert found["own_uid"] is IS_ROOT
+    assert found["bubblewrap_version"] in found["detail"]
+    assert found["memory"] in ("cgroup1", "cgroup2", "watch")
+    assert found["pids"].startswith("rlimit")
+
+
+def test_isolation_says_why_there_is_none() -> None:
+    found = runnerlib("isolation", "--json", "--read-only-path", "/no/such/toolchain")
+
+    assert found["name"] == "none"
+    assert "No such file or directory" in found["detail"]
+
+
+def test_clean_removes_what_dead_attempts_left_and_spares_the_living(
+    attempts: Attempts, tmp_path: Path
+) -> None:
+    mark = f"71{os.getpid()}"
+    living = attempts.start("echo begun; sleep 60", job_id="living")
+    living.wait_for(b"begun")
+    dead = attempts.start(f"mkdir -p a/b; echo begun; sleep {mark}", job_id="dead")
+    dead.wait_for(b"begun")
+    dead.process.send_signal(signal.SIGKILL)
+    wait_until(lambda: not processes_running(f"sleep\0{mark}"), 5)
+
+    cleaned = runnerlib("clean", str(tmp_path / "work"), "--keep", "living.1")
+
+    assert cleaned["workspaces"] == ["dead.1"]
+    assert [path.name for path in (tmp_path / "work").iterdir()] == ["living.1"]
+    assert living.process.poll() is None
+
+
+def test_clean_does_not_follow_a_link_in_place_of_a_workspace(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    canary.mkdir()
+    (canary / "sings").touch()
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "stale.1").symlink_to(canary)
+
+    cleaned = runnerlib("clean", str(work))
+
+    assert cleaned["workspaces"] == ["stale.1"]
+    assert list(work.iterdir()) == []
+    assert (canary / "sings").exists()
