@@ -194,8 +194,10 @@ class _Git:
         answer = self._fetch(source, "--depth=1", "--", "origin", source.ref or "HEAD")
         if answer.exit_code == 0:
             return self._commit_of(source, "FETCH_HEAD^{commit}")
-        if source.wanted_sha is None:
-            raise _failure(answer, source.ref or "HEAD")
+        failure = _failure(answer, source.ref or "HEAD")
+        is_final = not isinstance(failure, SourceFailed) or failure.is_users_fault
+        if source.wanted_sha is None or is_final or "unable to access" in answer.stderr:
+            raise failure
         # Not every server hands out a commit by its id: take all branches and tags and look there.
         log(f"the server does not give out {source.wanted_sha} alone: fetching all branches and tags")
         everything = ("+refs/heads/*:refs/remotes/origin/*", "+refs/tags/*:refs/tags/*")

@@ -672,6 +672,18 @@ def test_src_11_a_credential_is_sent_to_its_host_only(
         assert other.requests == []
 
 
+def test_what_failed_for_another_reason_is_not_tried_again_with_all_branches(
+    private_server: GitServer, target: Path
+) -> None:
+    lines: list[str] = []
+
+    with pytest.raises(SourceFailed, match="wants a credential"):
+        bring(private_server.url, target, private_server.head, server=private_server, lines=lines)
+
+    assert lines == []
+    assert len(private_server.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("url", "secrets"),
     [
