@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import re
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx2
@@ -157,7 +156,7 @@ async def test_auth_06_only_an_admin_makes_tokens(person: Person) -> None:
 
 @pytest.mark.parametrize(
     "expires_at",
-    [(datetime.now(UTC) - timedelta(1)).isoformat(), "2099-01-01T00:00:00", "tomorrow", 4102444800],
+    ["2020-01-01T00:00:00Z", "2099-01-01T00:00:00", "tomorrow", 4102444800],
 )
 async def test_auth_06_an_expiry_in_the_past_or_without_a_zone_is_refused(
     admin: Person, expires_at: Any
