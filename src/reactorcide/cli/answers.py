@@ -34,7 +34,7 @@ class JobAnswer:
     reason: str | None = None
     fault: str | None = None
     message: str | None = None
-    waiting: object = None
+    waiting: str | None = None
     """Why a ready job does not run yet."""
     raw: JsonObject = field(default_factory=dict)
     etag: str | None = None

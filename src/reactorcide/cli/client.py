@@ -74,13 +74,16 @@ class ApiClient:
     def get_job(
         self, job_id: str, *, known: answers.JobAnswer | None = None, wait: timedelta | None = None
     ) -> answers.JobAnswer:
-        """Return the job; with ``wait``, once it differs from ``known``, at the latest after ``wait``."""
+        """Return the job; with ``wait``, once it differs from ``known``, at the latest after ``wait``.
+
+        A job whose version is not known, as after its submission, is read at once: what it would be
+        waited for may have happened already.
+        """
         headers, query, seconds = {}, [], 0
-        if wait is not None:
+        if wait is not None and known is not None and known.etag is not None:
             seconds = max(1, min(MAX_WAIT_SECONDS, round(wait.total_seconds())))
             query.append(("wait", str(seconds)))
-            if known is not None and known.etag is not None:
-                headers["If-None-Match"] = known.etag
+            headers["If-None-Match"] = known.etag
         response = self._send(
             "GET", _job_path(job_id), query=query, headers=headers, answer_seconds=_ANSWER_SECONDS + seconds
         )

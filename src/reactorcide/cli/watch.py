@@ -10,6 +10,7 @@ from reactorcide.cli.errors import CommandFailed, CoordinatorUnreachable
 
 PATIENCE = timedelta(minutes=5)
 _TELL_AFTER_SECONDS = 2.0
+_REFRESH_SECONDS = 10.0
 
 
 class Patience:
@@ -48,20 +49,24 @@ class Patience:
 
 def watch_until_started(client: ApiClient, job: JobAnswer) -> JobAnswer:
     """Return the job once it no longer waits for a worker, telling meanwhile what it waits for."""
-    patience = Patience()
-    told = ""
+    patience, begun, told = Patience(), time.monotonic(), None
     while job.is_ready:
-        # The first look is short: a job that a worker takes at once needs no talk.
+        waited = time.monotonic() - begun
         try:
-            job = client.get_job(job.job_id, known=job, wait=timedelta(seconds=10 if told else 2))
+            wait = _TELL_AFTER_SECONDS if waited < _TELL_AFTER_SECONDS else _REFRESH_SECONDS
+            job = client.get_job(job.job_id, known=job, wait=timedelta(seconds=wait))
             patience.regain()
         except CoordinatorUnreachable as error:
             patience.spend(error)
             continue
-        reason = describe_waiting(job.waiting)
-        if job.is_ready and reason and reason != told:
-            render.say(f"waiting: {reason}")
-        told = reason or told or "-"
+        # A job that a worker takes at once needs no talk.
+        if (
+            job.is_ready
+            and job.waiting not in (None, told)
+            and time.monotonic() - begun > _TELL_AFTER_SECONDS / 2
+        ):
+            render.say(f"waiting: {job.waiting}")
+            told = job.waiting
     return job
 
 
@@ -83,17 +88,8 @@ def watch_until_ended(client: ApiClient, job_id: str, *, deadline: float | None 
             if job is not None and wait <= timedelta(0):
                 raise CommandFailed(f"job {job.name} ({job_id}) has not ended: it is {job.status}")
         try:
-            job = client.get_job(job_id, known=job, wait=None if job is None else wait)
+            job = client.get_job(job_id, known=job, wait=wait)
             patience.regain()
         except CoordinatorUnreachable as error:
             patience.spend(error)
     return job
-
-
-def describe_waiting(waiting: object) -> str:
-    """Return in words why a job does not run yet, however the coordinator puts it."""
-    if isinstance(waiting, str):
-        return waiting
-    if isinstance(waiting, dict):
-        return str(waiting.get("message") or waiting.get("detail") or waiting.get("reason") or "")
-    return ""
