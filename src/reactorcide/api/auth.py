@@ -3,8 +3,7 @@
 import re
 from typing import Annotated
 
-from fastapi import Depends, Security
-from fastapi.security import HTTPBearer
+from fastapi import Depends
 from starlette.requests import Request
 
 from reactorcide.api.parts import parts_of
@@ -16,8 +15,6 @@ MALFORMED = "Invalid Authorization header format. Use: Bearer <token>"
 INVALID = "Invalid or expired token"
 
 _TOKEN = re.compile(r"[!-~]+")
-# Declares the scheme in the schema; the header is read below.
-_scheme = HTTPBearer(auto_error=False, scheme_name="token", description="`Authorization: Bearer <token>`")
 
 
 def read_token(request: Request) -> str:
@@ -79,5 +76,3 @@ async def authenticate_admin(request: Request) -> Principal:
 
 Caller = Annotated[Principal, Depends(authenticate_user)]
 Admin = Annotated[Principal, Depends(authenticate_admin)]
-BEARER = [Security(_scheme)]
-"""Goes with every router whose routes ask for a caller, for the schema's sake."""

@@ -97,6 +97,9 @@ def build_schema(app: FastAPI, version: str) -> dict[str, Any]:
                 for status, told in operation["responses"].items()
                 if status != "422" or "HTTPValidationError" not in str(told)
             }
+            if "401" in operation["responses"]:
+                operation["security"] = [{"token": []}]
+    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     for name in ("HTTPValidationError", "ValidationError"):
         document["components"]["schemas"].pop(name, None)
     return document

@@ -5,7 +5,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from reactorcide.api import answers, contract
-from reactorcide.api.auth import BEARER, Admin, Caller
+from reactorcide.api.auth import Admin, Caller
 from reactorcide.api.inputs import read_input, read_query
 from reactorcide.api.parts import parts_of
 from reactorcide.api.schemas import CreateTokenBody, MintedTokenBody, TokenListBody
@@ -14,7 +14,7 @@ from reactorcide.domain.accounts import TokenKind
 from reactorcide.domain.errors import NotFound
 from reactorcide.domain.ids import is_id
 
-router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"], dependencies=BEARER)
+router = APIRouter(prefix="/api/v1/tokens", tags=["tokens"])
 
 
 @router.post(
