@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runnerlib.executors.cgroups import remove_stale_groups
 from runnerlib.spec import (
     ControlMessage,
     HostPolicy,
@@ -32,6 +33,7 @@ class Attempt:
     process: subprocess.Popen[bytes]
     spool: Path
     work: Path
+    name: str
 
     def send(self, message: ControlMessage) -> None:
         assert self.process.stdin is not None
@@ -83,9 +85,15 @@ class Attempt:
         return os.read(stderr.fileno(), 65536).decode(errors="replace")
 
     def close(self) -> None:
+        # A runner whose worker hangs up tidies up; one that was killed by a test could not.
         if self.process.poll() is None:
+            self.hang_up()
+        try:
+            self.process.wait(20)
+        finally:
             self.process.kill()
-        self.process.wait()
+            self.process.wait()
+            remove_stale_groups(frozenset({self.name}))
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream is not None and not stream.closed:
                 try:
@@ -124,6 +132,7 @@ class Attempts:
             host=host or HostPolicy(cancel_grace_seconds=1),
             **asked,
         )
+        name = f"{spec.job_id}.{spec.attempt}"
         process = subprocess.Popen(
             [*launcher, sys.executable, "-P", "-m", "runnerlib.attempt"],
             stdin=subprocess.PIPE,
@@ -131,7 +140,7 @@ class Attempts:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
-        attempt = Attempt(process, spool, self._folder / "work")
+        attempt = Attempt(process, spool, self._folder / "work", name)
         self._made.append(attempt)
         assert process.stdin is not None
         process.stdin.write(encode_spec(spec))
