@@ -80,6 +80,7 @@ def list_jobs(
         ("ID", "NAME", "STATUS", "QUEUE", "CREATED", "TOOK", "REASON"),
         [_row(job) for job in found.jobs],
         empty="no jobs",
+        optional=("QUEUE", "TOOK", "REASON"),
     )
     if found.next_cursor and found.total is not None:
         render.say(f"{len(found.jobs)} of {found.total}; --limit N or --all shows more")
@@ -96,15 +97,12 @@ def get_job(options: ClientOptions, job_id: str, as_json: bool) -> None:
     if as_json:
         render.write_json(job.raw)
         return
-    render.write_fields((label, _spell(job.raw.get(name))) for label, name in _SHOWN_FIELDS)
-    render.write_fields(
-        [
-            ("created", render.show_time(job.created_at)),
-            ("started", render.show_time(job.started_at)),
-            ("ended", render.show_time(job.completed_at)),
-            ("took", render.show_seconds(job.seconds)),
-        ]
-    )
+    fields = [(label, _spell(job.raw.get(name))) for label, name in _SHOWN_FIELDS]
+    times = (("created", job.created_at), ("started", job.started_at), ("ended", job.completed_at))
+    fields += [(label, render.show_time(at)) for label, at in times if at is not None]
+    if job.seconds is not None:
+        fields.append(("took", render.show_seconds(job.seconds)))
+    render.write_fields(fields)
     for line in str(job.raw.get("job_command", "")).splitlines():
         render.write_text(f"  $ {line}")
 

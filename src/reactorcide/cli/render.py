@@ -6,6 +6,7 @@ into a pipe go plain aligned text and whole timestamps.
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,8 @@ import click
 from reactorcide.cli.answers import JobAnswer
 from reactorcide.cli.terminal import show_inert
 
+_GAP = "  "
+_LONG_TEXT = 24
 _STATUS_COLOURS = {
     "completed": "green",
     "failed": "red",
@@ -54,12 +57,19 @@ def write_text(text: str) -> None:
     click.echo(show_inert(text))
 
 
-def write_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str) -> None:
-    """Write rows under their columns; ``empty`` is told instead when there are none."""
+def write_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], *, empty: str, optional: Sequence[str] = ()
+) -> None:
+    """Write rows under their columns; ``empty`` is told instead when there are none.
+
+    Args:
+        optional: columns that a narrow terminal goes without, the first first.
+    """
     if not rows:
         say(empty)
     elif is_terminal():
-        _write_rich_table(columns, rows)
+        width = shutil.get_terminal_size().columns
+        _write_rich_table(*fit_columns(columns, rows, optional, width), width)
     else:
         _write_plain_table(columns, rows)
 
@@ -110,10 +120,11 @@ def show_seconds(seconds: float | None) -> str:
 
 def sum_up(job: JobAnswer) -> str:
     """Return the one line that says how ``job`` ended."""
-    took = f" in {show_seconds(job.seconds)}" if job.seconds is not None else ""
-    head = f"job {job.name} "
+    cut_short = {"cancelled": "was cancelled", "timeout": "timed out"}.get(job.status)
+    took = "" if job.seconds is None else f" {'after' if cut_short else 'in'} {show_seconds(job.seconds)}"
+    head = f"job {job.name} {cut_short or job.status}{took}"
     if job.status == "completed":
-        return f"{head}completed{took}"
+        return head
     facts = []
     if job.exit_code is not None:
         facts.append(f"exit code {job.exit_code}")
@@ -123,11 +134,7 @@ def sum_up(job: JobAnswer) -> str:
     detail = f": {', '.join(facts)}{reason}" if facts else reason
     # An exit code says it all; other ends have a story.
     message = f": {job.message}" if job.message and job.reason != "exit_nonzero" else ""
-    return f"{head}{_ending(job.status)}{took}{detail}{message}"
-
-
-def _ending(status: str) -> str:
-    return {"cancelled": "was cancelled", "timeout": "timed out"}.get(status, status)
+    return f"{head}{detail}{message}"
 
 
 def _write_plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -135,18 +142,37 @@ def _write_plain_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) ->
     widths = [max(len(line[place]) for line in lines) for place in range(len(columns))]
     for line in lines:
         padded = (f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True))
-        click.echo("  ".join(padded).rstrip())
+        click.echo(_GAP.join(padded).rstrip())
 
 
-def _write_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def fit_columns(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str], width: int
+) -> tuple[list[str], list[list[str]]]:
+    """Return the table without those ``optional`` columns for which ``width`` is too small."""
+    natural = [max(len(name), *(len(row[place]) for row in rows)) for place, name in enumerate(columns)]
+    # A long text is cut before a column is left out for it.
+    widths = {
+        name: (size if name == "ID" else min(size, _LONG_TEXT)) + len(_GAP)
+        for name, size in zip(columns, natural, strict=True)
+    }
+    for name in optional:
+        if sum(widths.values()) > width:
+            del widths[name]
+    kept = [place for place, name in enumerate(columns) if name in widths]
+    return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
+
+
+def _write_rich_table(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
     for column in columns:
+        place = columns.index(column)
         # Ids and statuses are for copying and comparing: they are never cut.
-        table.add_column(column, overflow="fold" if column in ("ID", "STATUS") else "ellipsis", no_wrap=True)
+        whole = max(len(row[place]) for row in rows) if column in ("ID", "STATUS") else None
+        table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=whole)
     for row in rows:
         table.add_row(*(Text(show_inert(cell), style=_STATUS_COLOURS.get(cell, "")) for cell in row))
-    Console(no_color=not wants_colour(), highlight=False).print(table)
+    Console(no_color=not wants_colour(), highlight=False, width=width).print(table)

@@ -72,7 +72,7 @@ def list_tokens(options: ClientOptions, user_id: str | None, as_json: bool) -> N
         for token in found.tokens
     ]
     columns = ("ID", "NAME", "KIND", "ACTIVE", "CREATED", "EXPIRES", "LAST USED")
-    render.write_table(columns, rows, empty="no tokens")
+    render.write_table(columns, rows, empty="no tokens", optional=("LAST USED", "CREATED", "ACTIVE", "KIND"))
 
 
 @tokens.command("revoke")

@@ -66,7 +66,12 @@ def list_users(options: ClientOptions, as_json: bool) -> None:
         )
         for user in found.users
     ]
-    render.write_table(("ID", "NAME", "EMAIL", "ROLES", "ENABLED", "CREATED"), rows, empty="no users")
+    render.write_table(
+        ("ID", "NAME", "EMAIL", "ROLES", "ENABLED", "CREATED"),
+        rows,
+        empty="no users",
+        optional=("CREATED", "EMAIL"),
+    )
 
 
 @users.command("update")

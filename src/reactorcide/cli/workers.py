@@ -30,7 +30,7 @@ def workers(options: ClientOptions, as_json: bool) -> None:
         for worker in found.workers
     ]
     columns = ("NAME", "STATE", "SLOTS", "QUEUES", "ISOLATION", "VERSION", "LAST SEEN")
-    render.write_table(columns, rows, empty="no workers")
+    render.write_table(columns, rows, empty="no workers", optional=("VERSION", "ISOLATION", "LAST SEEN"))
 
 
 def _state(worker: WorkerAnswer) -> str:
