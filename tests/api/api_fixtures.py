@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 from api_people import Api, Person, running_api
 
-from conftest import MakeUser
+from fixture_types import MakeUser
 from reactorcide.domain.accounts import Role
 from reactorcide.store.database import Database
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 
-from conftest import MakeUser
+from fixture_types import MakeUser
 from reactorcide.api.app import ApiServices, ApiSettings, create_app
 from reactorcide.api.server import ApiServer
 from reactorcide.domain.accounts import Role, TokenKind

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from api_people import JOB, Api, Person, assert_problem, running_api
 
-from conftest import MakeUser
+from fixture_types import MakeUser
 from reactorcide.store.database import Database
 
 pytest_plugins = ["api_fixtures"]

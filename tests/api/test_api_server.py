@@ -14,7 +14,7 @@ import pytest
 import structlog
 from api_people import Api, Person, running_api
 
-from conftest import MakeUser
+from fixture_types import MakeUser
 from reactorcide.api.server import ApiServer
 from reactorcide.domain.errors import Misconfigured
 from reactorcide.observability.logging import configure_logging

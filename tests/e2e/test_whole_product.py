@@ -6,7 +6,8 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from e2e.conftest import Product, processes_holding, wait_until
+from whole_product import Product, processes_holding, wait_until
+
 from fakes.git_server import GitServer, git
 
 REPOSITORY = Path(__file__).parents[2]

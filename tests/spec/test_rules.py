@@ -12,6 +12,7 @@ from runnerlib.spec import rules
         ("https://t0ken@example.com/a", "t0ken", "https://[REDACTED]@example.com/a"),
         ("https://u:@example.com/a", "", "https://u:[REDACTED]@example.com/a"),
         ("https://example.com/a@b", None, "https://example.com/a@b"),
+        ("https://u:[REDACTED]@example.com/a", None, "https://u:[REDACTED]@example.com/a"),
         ("ssh://git@example.com/a", None, "ssh://git@example.com/a"),
         ("ssh://git:pw@example.com/a", "pw", "ssh://git:[REDACTED]@example.com/a"),
         ("git@example.com:a/b", None, "git@example.com:a/b"),

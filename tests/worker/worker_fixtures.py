@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import MakeUser
+from fixture_types import MakeUser
 from reactorcide.config import Settings, load_settings
 from reactorcide.domain.accounts import Principal
 from reactorcide.domain.jobs import Job

@@ -155,7 +155,11 @@ def url_credential(url: str) -> str | None:
 
     Of other protocols only a password is one; the user of ssh is no secret.
     """
-    parts = urlsplit(url) if "://" in url else None
+    try:
+        parts = urlsplit(url) if "://" in url else None
+    except ValueError:
+        # No URL at all, or one redacted already: `[REDACTED]` looks like a malformed address.
+        return None
     if parts is None:
         return None
     if parts.password is not None:
