@@ -3,8 +3,10 @@
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
 from worker_fixtures import (
     Coordinator,
     coordinator,
@@ -16,7 +18,6 @@ from worker_fixtures import (
 )
 
 from reactorcide.config import load_settings
-from reactorcide.domain.accounts import Role
 from reactorcide.domain.reasons import Reason
 from reactorcide.domain.status import READY, JobStatus
 from reactorcide.store.embedded import EmbeddedPostgres
@@ -161,14 +162,27 @@ async def test_wrk_11_what_a_former_self_left_is_gone_before_the_first_claim(
     assert not processes_of(mark)
 
 
-async def test_a_job_lives_through_an_outage_of_its_database(tmp_path: Path) -> None:
+@pytest.fixture
+async def own_server(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
+    """A PostgreSQL of this test's own, to be stopped and started."""
     server = EmbeddedPostgres(tmp_path / "pg", is_durable=False)
     await server.start()
-    settings = load_settings(variables(tmp_path, REACTORCIDE_DEFAULT_USER_ID=USER_ID)).settings
-    async with open_core(settings, server.dsn, objects_dir=tmp_path / "objects") as core, maintaining(core):
+    yield server
+    await server.stop()
+
+
+async def test_net_01_a_job_lives_through_an_outage_of_its_database(
+    own_server: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    settings = load_settings(
+        variables(tmp_path, REACTORCIDE_LEASE="12", REACTORCIDE_LOST_AFTER="12")
+    ).settings
+    async with (
+        open_core(settings, own_server.dsn, objects_dir=tmp_path / "objects") as core,
+        maintaining(core),
+    ):
         await core.accounts.bootstrap_admin(USER_ID, tmp_path / "admin-token")
         caller = await core.accounts.authenticate((tmp_path / "admin-token").read_text().strip())
-        assert Role.ADMIN in caller.roles
         coordinator = Coordinator(core, caller, tmp_path)
         async with worker_of(core):
             job_id = await coordinator.submit(
@@ -176,20 +190,21 @@ async def test_a_job_lives_through_an_outage_of_its_database(tmp_path: Path) -> 
             )
             await coordinator.printed(job_id, b"tick 1")
 
-            await server.stop()
-            await asyncio.sleep(3)
-            await server.start()
+            await own_server.stop()
+            await asyncio.sleep(3)  # so long is the outage
+            await own_server.start()
 
             job = await coordinator.ended(job_id)
             log = await coordinator.log(job_id)
-    await server.stop()
     assert (job.status, job.runs) == (JobStatus.COMPLETED, 1)
     assert [line for line in log.splitlines() if line.startswith(b"tick")] == [
         b"tick %d" % number for number in range(1, 11)
     ]
 
 
-async def test_a_job_ends_in_time_while_the_object_store_is_out_of_reach(coordinator: Coordinator) -> None:
+async def test_ost_01_a_job_ends_in_time_while_the_object_store_is_out_of_reach(
+    coordinator: Coordinator,
+) -> None:
     objects = coordinator.data_dir / "objects"
     async with worker_of(coordinator.core):
         job_id = await coordinator.submit("echo begun; sleep 2; echo ended")
