@@ -36,8 +36,11 @@ class Finding:
 def doctor(as_json: bool) -> None:
     """Check settings, database, sandbox, git, disk and port; exit 1 if something must be mended."""
     from reactorcide.cli.service import read_settings
+    from reactorcide.observability.logging import configure_logging
 
     loaded = read_settings(os.environ, {})
+    # What is wrong is told as a finding, not by the parts that meet it.
+    configure_logging("error", loaded.settings.log_format)
     findings = [
         Finding("settings", "warn", text, "correct its name, or unset it") for text in loaded.warnings
     ]
