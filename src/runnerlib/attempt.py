@@ -184,4 +184,7 @@ def _complain(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    # All is written and closed; taking the interpreter apart would hold up the end of every job.
+    os._exit(code)
