@@ -20,4 +20,7 @@ async def cancel_tasks(tasks: Iterable[asyncio.Future[Any]]) -> None:
             return
         for task in pending:
             task.cancel()
-        _, pending = await asyncio.wait(pending, timeout=_PATIENCE_SECONDS)
+        ended, pending = await asyncio.wait(pending, timeout=_PATIENCE_SECONDS)
+        for task in ended:
+            if not task.cancelled():
+                task.exception()  # looked at, or asyncio complains that nobody did
