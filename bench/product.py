@@ -30,6 +30,7 @@ class Up:
             **self._environment,
         }
         program = Path(sys.executable).with_name("reactorcide")
+        asking = httpx2.Client()  # made before the clock runs: it loads certificates
         begun = time.monotonic()
         self.process = subprocess.Popen(
             [program, "up"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -40,13 +41,14 @@ class Up:
                 raise SystemExit(f"up ended with {self.process.returncode}")
             try:
                 told = json.loads(server_file.read_text())
-                if told["pid"] == self.process.pid and httpx2.get(told["url"] + "/readyz").status_code == 200:
+                if told["pid"] == self.process.pid and asking.get(told["url"] + "/readyz").status_code == 200:
                     break
             except (OSError, ValueError, KeyError, httpx2.HTTPError):
                 pass
             time.sleep(0.005)
         else:
             raise SystemExit("up was not ready within 60 s")
+        asking.close()
         self.seconds_to_ready = time.monotonic() - begun
         self.url, self.token = told["url"], (self._data_dir / "admin-token").read_text().strip()
         return self

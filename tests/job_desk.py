@@ -11,10 +11,12 @@ from reactorcide.domain.reasons import Fault, Reason, usual_fault
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.submission import JobRequest, SubmissionPolicy
 from reactorcide.domain.workers import Timing, WorkerIdentity
+from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
 from reactorcide.services.attempts import AttemptService
 from reactorcide.services.jobs import JobService
 from reactorcide.services.maintenance import Chore, Maintenance
+from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -61,8 +63,10 @@ class JobDesk:
         self.bell = Bell(database)
         self.queue = DatabaseQueue(database, self.bell)
         self.vault = Vault(bytes(range(32)))
-        self.jobs = JobService(database, self.queue, self.bell, self.vault, POLICY)
-        self.attempts = AttemptService(database, self.queue, self.bell, self.vault, TIMING)
+        self.metrics = Metrics()
+        self.tally = JobTally(database, self.metrics)
+        self.jobs = JobService(database, self.queue, self.bell, self.vault, POLICY, tally=self.tally)
+        self.attempts = AttemptService(database, self.queue, self.bell, self.vault, TIMING, tally=self.tally)
 
     async def submit(self, **fields: object) -> Job:
         return (await self.jobs.submit(self.user, request(**fields))).job
@@ -88,7 +92,9 @@ class JobDesk:
         return order.order
 
     def maintenance(self, clock: Clock, chores: Sequence[Chore] = ()) -> Maintenance:
-        return Maintenance(self.database, self.bell, self.queue, TIMING, chores, monotonic=clock)
+        return Maintenance(
+            self.database, self.bell, self.queue, TIMING, chores, tally=self.tally, monotonic=clock
+        )
 
     async def reap(self) -> None:
         """Do a round of maintenance whose amnesty is over."""

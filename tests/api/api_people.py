@@ -31,6 +31,7 @@ from reactorcide.services.jobs import JobService
 from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import LogService
 from reactorcide.services.overview import Overview
+from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -152,6 +153,7 @@ async def running_api(
 ) -> AsyncIterator[Api]:
     """Serve the API with these settings."""
     bell, objects, metrics = Bell(database), MemoryObjectStore(), Metrics()
+    tally = JobTally(database, metrics)
     await bell.start()
     queue = DatabaseQueue(database, bell)
     vault = Vault(b"k" * 32)
@@ -166,7 +168,7 @@ async def running_api(
 
     services = ApiServices(
         accounts=AccountService(database),
-        jobs=JobService(database, queue, bell, vault, POLICY),
+        jobs=JobService(database, queue, bell, vault, POLICY, tally=tally),
         logs=LogReader(database, objects, bell),
         overview=Overview(database),
         metrics=metrics,
@@ -181,7 +183,7 @@ async def running_api(
             url=server.url,
             server=server,
             services=services,
-            attempts=AttemptService(database, queue, bell, vault, TIMING),
+            attempts=AttemptService(database, queue, bell, vault, TIMING, tally=tally),
             log_service=LogService(database, objects, bell),
             database=database,
             make_user=make_user,

@@ -60,22 +60,14 @@ class Metrics:
             "job_duration_seconds", "From start to end.", _DURATIONS, "queue", "status"
         )
         self._queue_wait = self._histogram(
-            "job_queue_wait_seconds", "From submission to claim.", _FAST + _DURATIONS[7:], "queue"
+            "job_queue_wait_seconds", "From submission to start.", _FAST + _DURATIONS[7:], "queue"
         )
-        self._claim_to_start = self._histogram(
-            "job_claim_to_start_seconds", "From claim to start.", _FAST, "queue"
-        )
-        self._log_bytes = self._counter("log_bytes", "Bytes of job logs taken in.")
         self._leases_lost = self._counter("leases_lost", "Leases that ended without word from their worker.")
 
     def _declare_state(self) -> None:
         self._depth = self._gauge("queue_depth", "Jobs of a queue at the scrape.", "queue", "status")
         self._workers_active = self._gauge("workers_active", "Live workers of a queue.", "queue")
         self._worker_jobs = self._gauge("worker_jobs_active", "Jobs a worker runs.", "worker_id")
-        self._outbox_age = self._gauge("outbox_age_seconds", "Age of the oldest unsent outbox row.")
-        self._store_seconds = self._histogram(
-            "object_store_seconds", "Calls to the object store.", _FAST, "operation"
-        )
 
     def _declare_api(self) -> None:
         self._requests = self._counter(
@@ -108,29 +100,13 @@ class Metrics:
         self._retries.labels(name, self._workers.bound(worker or "")).inc()
         self._errors.labels(name, reason, "true").inc()
 
-    def job_claimed(self, queue: str, waited_seconds: float) -> None:
-        """A worker claimed a job."""
+    def job_waited(self, queue: str, waited_seconds: float) -> None:
+        """A job that has ended by now had waited so long for its start."""
         self._queue_wait.labels(self._queues.bound(queue)).observe(max(waited_seconds, 0.0))
-
-    def attempt_started(self, queue: str, seconds_since_claim: float) -> None:
-        """A claimed attempt started."""
-        self._claim_to_start.labels(self._queues.bound(queue)).observe(max(seconds_since_claim, 0.0))
-
-    def log_appended(self, size_bytes: int) -> None:
-        """Log bytes were taken in."""
-        self._log_bytes.inc(size_bytes)
 
     def lease_lost(self) -> None:
         """A lease ended without word from its worker."""
         self._leases_lost.inc()
-
-    def store_called(self, operation: str, seconds: float) -> None:
-        """The object store answered a call."""
-        self._store_seconds.labels(operation).observe(seconds)
-
-    def outbox_looked_at(self, oldest_seconds: float) -> None:
-        """The outbox's oldest unsent row is so old."""
-        self._outbox_age.set(oldest_seconds)
 
     # What the API tells.
 

@@ -21,6 +21,7 @@ from reactorcide.domain.workers import Registration, Timing, WorkerIdentity
 from reactorcide.queue.port import Announcement, ReadyQueue
 from reactorcide.services.dispatch import claim_ready
 from reactorcide.services.jobs import GIT_URL_SECRET
+from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault
 from reactorcide.store import attempts, workers
 from reactorcide.store.bell import Bell, Ear
@@ -41,13 +42,21 @@ class AttemptService:
     """The coordinator's half of a worker's life."""
 
     def __init__(
-        self, database: Database, queue: ReadyQueue, bell: Bell, vault: Vault, timing: Timing
+        self,
+        database: Database,
+        queue: ReadyQueue,
+        bell: Bell,
+        vault: Vault,
+        timing: Timing,
+        *,
+        tally: JobTally,
     ) -> None:
         self._database = database
         self._queue = queue
         self._bell = bell
         self._vault = vault
         self._timing = timing
+        self._tally = tally
         self._ears: dict[str, tuple[Ear, ExitStack]] = {}
         self._queues: dict[str, _KnownQueues] = {}
 
@@ -76,6 +85,7 @@ class AttemptService:
         worker_id, ends = await self._database.run(register)
         self._queues.pop(worker_id, None)
         for claim, end in ends:
+            self._tally.note_loss(end.queue_name, worker_id, end.status)
             await self._tell_end(claim, end)
         log.info("worker.registered", worker_id=worker_id, worker=identity.name, lost=len(ends))
         return Registration(
@@ -177,6 +187,7 @@ class AttemptService:
 
         if not _is_sound(claim) or not await self._database.run(finish, urgent=True):
             raise ClaimLost(claim.job_id, claim.attempt)
+        self._tally.note_end(claim.job_id)
         self._bell.ring(f"job:{claim.job_id}", f"log:{claim.job_id}")
         log.info(
             "job.finished",
@@ -243,6 +254,8 @@ class AttemptService:
 
     async def _tell_end(self, claim: Claim, end: attempts.LeaseEnd) -> None:
         self._bell.ring(f"job:{claim.job_id}")
+        if end.status.is_final:
+            self._tally.note_end(claim.job_id)
         if end.status is JobStatus.QUEUED:
             await self._queue.announce([Announcement(claim.job_id, end.queue_name, claim.attempt)])
 

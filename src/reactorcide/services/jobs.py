@@ -23,6 +23,7 @@ from reactorcide.queue.port import Announcement, ReadyQueue
 from reactorcide.services.group_commit import GroupCommit
 from reactorcide.services.new_ids import IdSource
 from reactorcide.services.page_cursors import decode_cursor, encode_cursor
+from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault
 from reactorcide.store import idempotency as keys
 from reactorcide.store import job_lists, jobs, outbox, workers
@@ -82,6 +83,7 @@ class JobService:
         vault: Vault,
         policy: SubmissionPolicy,
         *,
+        tally: JobTally,
         heartbeat: timedelta = timedelta(seconds=10),
     ) -> None:
         self._database = database
@@ -89,6 +91,7 @@ class JobService:
         self._bell = bell
         self._vault = vault
         self._policy = policy
+        self._tally = tally
         self._heartbeat = heartbeat
         self._ids = IdSource()
         self._commits = GroupCommit(self._commit_jobs)
@@ -198,15 +201,18 @@ class JobService:
             Conflict: the job has ended otherwise.
         """
 
-        async def cancel(tx: Transaction) -> tuple[Job, str | None]:
+        async def cancel(tx: Transaction) -> tuple[Job, bool, str | None]:
             await _find_own(tx, caller, job_id)
             effect = await jobs.cancel_job(tx, job_id, force=force, actor=f"user:{caller.user_id}")
-            return await _find_own(tx, caller, job_id), effect.worker_id if effect else None
+            job = await _find_own(tx, caller, job_id)
+            return job, effect is not None, effect.worker_id if effect else None
 
-        job, worker_id = await self._database.run(cancel)
+        job, was_changed, worker_id = await self._database.run(cancel)
         if job.status.is_final and job.status is not JobStatus.CANCELLED:
             raise Conflict(f"the job has ended: {job.status}", job.status)
         self._bell.ring(f"job:{job_id}", *([f"worker:{worker_id}"] if worker_id else []))
+        if was_changed and job.status.is_final:
+            self._tally.note_end(job_id)
         return job
 
     async def delete(self, caller: Principal, job_id: str) -> None:

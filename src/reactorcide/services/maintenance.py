@@ -18,6 +18,7 @@ from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.workers import Timing
 from reactorcide.queue.port import Announcement, ReadyQueue
+from reactorcide.services.tally import JobTally
 from reactorcide.store import attempts, idempotency, jobs, outbox
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database, Transaction
@@ -49,13 +50,16 @@ class Maintenance:
         timing: Timing,
         chores: Sequence[Chore] = (),
         *,
+        tally: JobTally,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._bell = bell
         self._queue = queue
         self._timing = timing
-        self._chores = (self._reap, self._expire_waiting, self._expire_keys, self._expire_outbox, *chores)
+        self._tally = tally
+        own = (self._reap, self._expire_waiting, self._expire_keys, self._expire_outbox, tally.settle)
+        self._chores: tuple[Chore, ...] = (*own, *chores)
         self._monotonic = monotonic
         self._last_round: float | None = None
         self._amnesty_until = 0.0
@@ -103,7 +107,10 @@ class Maintenance:
                 worker_id=claim.worker_id,
                 status=end.status,
             )
+            self._tally.note_loss(end.queue_name, claim.worker_id, end.status)
             self._bell.ring(f"job:{claim.job_id}", f"log:{claim.job_id}", f"worker:{claim.worker_id}")
+            if end.status.is_final:
+                self._tally.note_end(claim.job_id)
             if end.status is JobStatus.QUEUED:
                 await self._queue.announce([Announcement(claim.job_id, end.queue_name, claim.attempt)])
 
@@ -123,6 +130,7 @@ class Maintenance:
 
         for job_id in await self._database.run(expire):
             log.info("job.expired", job_id=job_id)
+            self._tally.note_end(job_id)
             self._bell.ring(f"job:{job_id}", f"log:{job_id}")
 
     async def _expire_keys(self) -> None:

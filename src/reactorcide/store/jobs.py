@@ -75,6 +75,12 @@ _INSERT_JOBS = """
 """
 _FIND_JOB = f"SELECT {JOB_COLUMNS} FROM {JOB_SOURCE} WHERE j.job_id = %(job_id)s"
 _FIND_SEALED = "SELECT job_secrets FROM jobs WHERE job_id = %(job_id)s"
+_FIND_ENDS = """
+    SELECT queue_name, status, reason, worker_name AS worker,
+           extract(epoch FROM completed_at - started_at)::float8 AS seconds,
+           extract(epoch FROM started_at - created_at)::float8 AS waited_seconds
+      FROM jobs WHERE job_id = ANY(%(job_ids)s::uuid[]) AND completed_at IS NOT NULL
+"""
 _LIST_EVENTS = """
     SELECT seq, at, from_status, to_status, attempt, actor, reason FROM job_events
      WHERE job_id = %(job_id)s ORDER BY seq
@@ -188,6 +194,26 @@ async def find_sealed_secrets(tx: Transaction, job_id: str) -> bytes | None:
     """Return the sealed secrets of a job, None if it has none."""
     row = await (await tx.execute(_FIND_SEALED, {"job_id": job_id})).fetchone()
     return row["job_secrets"] if row else None
+
+
+@dataclass(frozen=True)
+class JobEndFacts:
+    """What is counted of a job that ended; both times are None if it never started."""
+
+    queue_name: str
+    status: str
+    reason: str
+    worker: str | None
+    seconds: float | None
+    """From its start to its end."""
+    waited_seconds: float | None
+    """From its submission to its start."""
+
+
+async def find_ends(tx: Transaction, job_ids: Sequence[str]) -> list[JobEndFacts]:
+    """Return how those of the jobs ended that have; deleted ones are left out."""
+    cursor = await tx.execute(_FIND_ENDS, {"job_ids": list(job_ids)})
+    return [JobEndFacts(**row) for row in await cursor.fetchall()]
 
 
 async def list_events(tx: Transaction, job_id: str) -> list[JobEvent]:

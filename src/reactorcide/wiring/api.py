@@ -10,7 +10,6 @@ from reactorcide.api.app import ApiServices, ApiSettings, create_app
 from reactorcide.api.server import ApiServer
 from reactorcide.domain.errors import Misconfigured
 from reactorcide.objects.port import ObjectNotFound
-from reactorcide.observability.metrics import Metrics
 from reactorcide.store.migrate import pending
 from reactorcide.wiring.core import Core
 
@@ -50,7 +49,7 @@ async def serving(core: Core, host: str) -> AsyncIterator[str]:
         jobs=core.jobs,
         logs=core.log_reader,
         overview=core.overview,
-        metrics=Metrics(),
+        metrics=core.metrics,
         probes={
             "database": probes.database,
             "migrations": probes.migrations,

@@ -15,6 +15,7 @@ from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.domain.workers import Timing
 from reactorcide.objects.port import ObjectStore
 from reactorcide.objects.prefixed import PrefixedStore
+from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
 from reactorcide.services.accounts import AccountService
 from reactorcide.services.attempts import AttemptService
@@ -24,6 +25,7 @@ from reactorcide.services.logs import LogService
 from reactorcide.services.maintenance import Maintenance
 from reactorcide.services.new_ids import IdSource
 from reactorcide.services.overview import Overview
+from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault, load_key
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -56,6 +58,8 @@ class Core:
     log_reader: LogReader
     overview: Overview
     queue: DatabaseQueue
+    metrics: Metrics
+    tally: JobTally
 
 
 @asynccontextmanager
@@ -82,7 +86,7 @@ async def open_core(settings: Settings, dsn: str, *, objects_dir: Path) -> Async
 async def maintaining(core: Core) -> AsyncIterator[None]:
     """Keep the maintenance rounds going: lost leases, deadlines, unsent entries, seals, purges."""
     chores = (core.logs.seal_due, core.logs.purge_due, core.accounts.flush_last_used)
-    maintenance = Maintenance(core.database, core.bell, core.queue, core.timing, chores)
+    maintenance = Maintenance(core.database, core.bell, core.queue, core.timing, chores, tally=core.tally)
     task = asyncio.create_task(maintenance.run())
     try:
         yield
@@ -124,6 +128,8 @@ def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, 
     )
     vault = Vault(load_key(settings.encryption_key, settings.data_dir))
     queue = DatabaseQueue(database, bell)
+    metrics = Metrics()
+    tally = JobTally(database, metrics)
     return Core(
         settings=settings,
         dsn=dsn,
@@ -132,13 +138,15 @@ def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, 
         bell=bell,
         objects=objects,
         accounts=AccountService(database),
-        jobs=JobService(database, queue, bell, vault, policy, heartbeat=timing.heartbeat),
+        jobs=JobService(database, queue, bell, vault, policy, tally=tally, heartbeat=timing.heartbeat),
         policy=policy,
-        attempts=AttemptService(database, queue, bell, vault, timing),
+        attempts=AttemptService(database, queue, bell, vault, timing, tally=tally),
         logs=LogService(database, objects, bell),
         log_reader=LogReader(database, objects, bell),
         overview=Overview(database, heartbeat=timing.heartbeat),
         queue=queue,
+        metrics=metrics,
+        tally=tally,
     )
 
 
