@@ -138,9 +138,9 @@ class ChunkedLog:
             LogBytesMissing, StoreUnavailable.
         """
         chunk, content = self._read(position, length)
-        split = chunk.end - position
-        pieces = decode_index(content[split:])
-        return content[:split], list(cut_pieces(pieces, position - chunk.start, chunk.length))
+        pieces = decode_index(content[chunk.end - position :])
+        end = min(chunk.end, length)
+        return content[: end - position], list(cut_pieces(pieces, position - chunk.start, end - chunk.start))
 
     def read_index(self, position: int, length: int) -> tuple[int, list[LogPiece]]:
         """Return where the chunk at ``position`` ends and the pieces from ``position`` to there.
@@ -149,7 +149,8 @@ class ChunkedLog:
             LogBytesMissing, StoreUnavailable.
         """
         chunk, index = self._read(position, length, is_index_only=True)
-        return chunk.end, list(cut_pieces(decode_index(index), position - chunk.start, chunk.length))
+        end = min(chunk.end, length)
+        return end, list(cut_pieces(decode_index(index), position - chunk.start, end - chunk.start))
 
     def last(self, length: int) -> Chunk | None:
         """Return a chunk that ends a log of ``length`` bytes; None if the log is empty.
@@ -171,6 +172,9 @@ class ChunkedLog:
         for turn in range(_TRIES):
             chunk = self._covering(position, length, again=turn > 0)
             if chunk is None:
+                # The log may have grown since its length was told, and a longer chunk taken its place.
+                chunk = self._among(self._listed, position, None)
+            if chunk is None:
                 continue
             start = chunk.length if is_index_only else position - chunk.start
             # A longer chunk may have taken its place; the next listing shows it.
@@ -191,12 +195,12 @@ class ChunkedLog:
             self._listed[segment] = list(self._list(segment))
         return self._among(segments, position, length)
 
-    def _among(self, segments: Iterable[int], position: int, length: int) -> Chunk | None:
+    def _among(self, segments: Iterable[int], position: int, length: int | None) -> Chunk | None:
         found = [
             chunk
             for segment in segments
             for chunk in self._listed.get(segment, ())
-            if chunk.start <= position < chunk.end <= length
+            if chunk.start <= position < chunk.end and (length is None or chunk.end <= length)
         ]
         return max(found, key=lambda chunk: chunk.end, default=None)
 

@@ -269,7 +269,11 @@ class SandboxedJob:
                 raise SandboxUnavailable(f"bubblewrap: {self._last_words()}")
         self._init = ProcessWatch(self._told.init_pid)
         apply_limits(self._init.pid, self._limits, owner=owner, counts_own=True)
-        os.write(gate, b"\n")
+        try:
+            os.write(gate, b"\n")
+        except BrokenPipeError:
+            # It gave up on the way here, for a reason of its own.
+            raise SandboxUnavailable(f"bubblewrap: {self._last_words()}") from None
 
     def _meet(self, doorway: Doorway) -> None:
         is_ready = doorway.wait_ready(START_SECONDS)
