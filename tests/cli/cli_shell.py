@@ -56,6 +56,9 @@ class Keyboard:
             **environ,
         }
         process = await asyncio.create_subprocess_exec(
+            # A test run in the background may have Ctrl-C switched off for all its children.
+            "env",
+            "--default-signal=INT",
             sys.executable,
             "-m",
             "reactorcide",
