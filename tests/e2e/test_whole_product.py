@@ -1,11 +1,13 @@
 """What a user does on the first day, on the real thing."""
 
+import json
 import os
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
+import httpx2
 from whole_product import Product, processes_holding, wait_until
 
 from fakes.git_server import GitServer, git
@@ -89,6 +91,23 @@ def test_a_job_runs_a_part_of_the_tests_of_a_checked_out_repository(product: Pro
     assert "passed" in done.stdout
     newest = product.json("jobs", "list")["jobs"][0]
     assert newest["resolved_sha"] == git(server.repo, "rev-parse", "HEAD").strip()
+
+
+def test_obj_08_no_answer_names_a_path_of_the_host(running: Product) -> None:
+    job = running.submit("echo hello; no-such-program")
+    assert running.run("wait", job).returncode == 127
+    token = (running.data_dir / "admin-token").read_text().strip()
+    url = json.loads((running.data_dir / "server.json").read_text())["url"]
+
+    with httpx2.Client(base_url=url, headers={"Authorization": f"Bearer {token}"}) as client:
+        pages = ["jobs", f"jobs/{job}", f"jobs/{job}/events", f"jobs/{job}/logs", "queues", "workers", "me"]
+        answers = [client.get(f"/api/v1/{page}") for page in pages]
+        answers += [client.get("/readyz"), client.get("/metrics"), client.get("/api/v1/jobs/none")]
+
+    for answer in answers:
+        told = answer.text + str(answer.headers)
+        assert str(running.data_dir) not in told, answer.url
+        assert "file:" not in told, answer.url
 
 
 def test_a_second_up_on_one_data_directory_says_who_runs_already(running: Product) -> None:
