@@ -1,11 +1,12 @@
 """Files for the owner's eyes only."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from reactorcide.services.private_files import write_private_file
+from reactorcide.services.private_files import keep_private_text, write_private_file
 
 
 def test_a_file_is_its_owners_alone_whatever_stood_there(tmp_path: Path) -> None:
@@ -32,3 +33,14 @@ def test_what_cannot_be_put_in_place_leaves_nothing_behind(tmp_path: Path) -> No
         write_private_file(tmp_path / "token", "new")
 
     assert list(tmp_path.iterdir()) == [tmp_path / "token"]
+
+
+def test_of_many_that_race_all_keep_what_the_first_one_put_there(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+
+    with ThreadPoolExecutor(8) as racers:
+        kept = set(racers.map(lambda number: keep_private_text(path, f"text {number}"), range(32)))
+
+    assert kept == {keep_private_text(path, "later")}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(tmp_path.iterdir()) == [path]

@@ -123,12 +123,10 @@ def check_address(host: str, port: int) -> None:
 @contextmanager
 def server_file(data_dir: Path, url: str) -> Iterator[None]:
     """Tell clients of this user where the service is, for as long as it is there."""
+    from reactorcide.services.private_files import write_private_file
+
     path = data_dir / SERVER_FILE
-    part = path.with_name(f"{SERVER_FILE}.{os.getpid()}")
-    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump({"url": url, "pid": os.getpid()}, file)
-    # Renamed into place, so that a client never reads half of it.
-    part.replace(path)
+    write_private_file(path, json.dumps({"url": url, "pid": os.getpid()}))
     try:
         yield
     finally:

@@ -1,7 +1,6 @@
 """The vault: a job's secrets at rest, sealed with AES-256-GCM and bound to their job."""
 
 import hashlib
-import os
 import secrets as random_source
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from reactorcide.domain.errors import Misconfigured
-from reactorcide.services.private_files import write_private_file
+from reactorcide.services.private_files import keep_private_text
 
 _FORMAT = b"\x01"
 _KEY_ID_BYTES = 8
@@ -62,9 +61,7 @@ def load_key(hex_digits: str | None, data_dir: Path) -> bytes:
     """
     path = data_dir / _KEY_FILE
     if hex_digits is None:
-        if not path.exists():
-            _make_key_file(path)
-        hex_digits = path.read_text().strip()
+        hex_digits = keep_private_text(path, random_source.token_hex(32))
     try:
         key = bytes.fromhex(hex_digits)
     except ValueError:
@@ -72,20 +69,3 @@ def load_key(hex_digits: str | None, data_dir: Path) -> bytes:
     if len(key) != 32:
         raise Misconfigured(f"the encryption key (ENCRYPTION_KEY or {path}) must be 64 hexadecimal digits")
     return key
-
-
-def _make_key_file(path: Path) -> None:
-    part = path.with_name(f"{path.name}.{random_source.token_hex(8)}")
-    write_private_file(part, random_source.token_hex(32) + "\n")
-    try:
-        # Linked, not renamed: of two processes that race, the later one takes the key of the first.
-        path.hardlink_to(part)
-    except FileExistsError:
-        return
-    finally:
-        part.unlink()
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -1,8 +1,6 @@
 """The services on a database: what an API and a worker share, and the rounds of maintenance."""
 
 import asyncio
-import contextlib
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ from reactorcide.services.logs import LogService
 from reactorcide.services.maintenance import Maintenance
 from reactorcide.services.new_ids import IdSource
 from reactorcide.services.overview import Overview
+from reactorcide.services.private_files import keep_private_text
 from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault, load_key
 from reactorcide.store.bell import Bell
@@ -103,7 +102,9 @@ async def ensure_admin(core: Core, *, make_one: bool) -> str | None:
     settings = core.settings
     user_id = settings.default_user_id
     if user_id is None and make_one:
-        user_id = await asyncio.to_thread(_remembered_user_id, settings.data_dir)
+        user_id = await asyncio.to_thread(
+            keep_private_text, settings.data_dir / DEFAULT_USER_FILE, IdSource().new_id()
+        )
     if user_id is None:
         return None
     return await core.accounts.bootstrap_admin(user_id, settings.data_dir / TOKEN_FILE)
@@ -161,19 +162,6 @@ def _open_objects(settings: Settings, objects_dir: Path) -> ObjectStore:
 
         store = FilesystemObjectStore(settings.object_store_base_path or objects_dir)
     return PrefixedStore(store, settings.object_store_prefix)
-
-
-def _remembered_user_id(data_dir: Path) -> str:
-    """Return the id kept in the data directory, making it if there is none; safe for processes that race."""
-    path = data_dir / DEFAULT_USER_FILE
-    with contextlib.suppress(FileExistsError):
-        part = path.with_name(f"{path.name}.{os.getpid()}")
-        part.write_text(IdSource().new_id() + "\n")
-        try:
-            path.hardlink_to(part)
-        finally:
-            part.unlink()
-    return path.read_text().strip()
 
 
 async def _stop(stop: Callable[[], Awaitable[object]], part: str) -> None:
