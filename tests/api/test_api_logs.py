@@ -290,3 +290,11 @@ async def until_requests(api: Api, count: int) -> None:
         await asyncio.sleep(0)
         await api.http.get("/healthz")
     raise AssertionError("no request came to its wait")
+
+
+async def test_the_log_of_an_attempt_that_never_was_is_not_found(person: Person) -> None:
+    job = await person.submit()
+
+    answer = await person.get(f"/api/v1/jobs/{job['job_id']}/logs?attempt=1")
+
+    assert_problem(answer, 404, "not_found")

@@ -153,6 +153,18 @@ async def test_a_cancelled_job_exits_with_130(keys: Keyboard) -> None:
     assert (await keys.type("jobs", "cancel", job_id)).code == 0
 
 
+async def test_an_ended_job_is_run_again_as_a_new_one(keys: Keyboard) -> None:
+    old = (await keys.type("submit", "-c", "true", "--name", "again")).stdout.decode().strip()
+    early = await keys.type("retry", old)
+    await keys.type("cancel", old)
+
+    new = (await keys.type("retry", old)).stdout.decode().strip()
+
+    assert early.code == 69
+    job = (await keys.type("jobs", "get", new, "--json")).json
+    assert (job["name"], job["retry_of"], job["status"]) == ("again", old, "queued")
+
+
 async def test_a_stored_log_is_written_byte_for_byte(api: Api, keys: Keyboard) -> None:
     await keys.type("submit", "-c", "true")
     started = await start_job(api)

@@ -19,6 +19,7 @@ from reactorcide.api.negotiation import choose_type, read_range
 from reactorcide.api.parts import parts_of
 from reactorcide.api.problems import problem, request_id_of
 from reactorcide.api.schemas import LogLineBody
+from reactorcide.domain.errors import NotFound
 from reactorcide.services.log_reading import LogLine, LogReader, StoredLog
 
 MAX_TAIL_LINES = 1_000_000
@@ -75,7 +76,10 @@ async def read_log(request: Request, caller: Caller, job_id: str) -> Response:
                 query.refuse(name, "does not go with Accept: text/event-stream")
     query.close()
     services = parts_of(request).services
-    await services.jobs.get(caller, check_job_id(job_id))
+    job = await services.jobs.get(caller, check_job_id(job_id))
+    if attempt is not None and attempt > job.attempt:
+        # Never run is not the same as said nothing.
+        raise NotFound("attempt", str(attempt))
     if form == "text/event-stream":
         start = read_last_event_id(request)
         if start is None and tail is not None:

@@ -52,6 +52,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
         "logs": LazyCommand(f"{_HERE}.logs:logs", "Show or follow the log of a job."),
         "wait": LazyCommand(f"{_HERE}.jobs:wait", "Wait until jobs have ended."),
         "cancel": LazyCommand(f"{_HERE}.jobs:cancel", "Cancel jobs."),
+        "retry": LazyCommand(f"{_HERE}.jobs:retry", "Run an ended job again."),
         "jobs": LazyCommand(f"{_HERE}.jobs:jobs", "List jobs, look at one, delete one."),
     },
     "Accounts": {

@@ -102,6 +102,11 @@ class ApiClient:
         told = self._call("PUT", f"{_job_path(job_id)}/cancel", query=query)
         return answers.read_answer(answers.JobAnswer, told)
 
+    def retry_job(self, job_id: str) -> answers.JobAnswer:
+        """Make a new job of an ended one. Sent once only: to say it again would make another."""
+        told = self._call("POST", f"{_job_path(job_id)}/retry")
+        return answers.read_answer(answers.JobAnswer, told)
+
     def delete_job(self, job_id: str) -> None:
         """Delete an ended job with its log."""
         self._send("DELETE", _job_path(job_id))

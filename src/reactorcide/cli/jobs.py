@@ -1,4 +1,4 @@
-"""`jobs`, `cancel` and `wait`: look at jobs, and end them."""
+"""`jobs`, `cancel`, `retry` and `wait`: look at jobs, end them, run them again."""
 
 import time
 
@@ -161,6 +161,24 @@ def cancel(options: ClientOptions, job_ids: tuple[str, ...], force: bool, as_jso
 
 
 jobs.add_command(cancel)
+
+
+@click.command()
+@click.argument("job_id", type=ID)
+@json_option
+@click.pass_obj
+def retry(options: ClientOptions, job_id: str, as_json: bool) -> None:
+    """Run an ended job again, as a new job; its id is printed."""
+    with options.connect() as client:
+        job = client.retry_job(job_id)
+    if as_json:
+        render.write_json(job.raw)
+    else:
+        render.say(f"job {job.name} is run again")
+        render.write_text(job.job_id)
+
+
+jobs.add_command(retry)
 
 
 @click.command()
