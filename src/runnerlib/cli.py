@@ -37,15 +37,20 @@ def isolation(*, unsandboxed: bool, read_only_path: tuple[str, ...], as_json: bo
 
 @cli.command()
 @click.argument("workspace_root", type=click.Path(path_type=Path))
-@click.option("--keep", multiple=True, metavar="JOB_ID.ATTEMPT", help="An attempt that lives. Repeatable.")
-def clean(workspace_root: Path, keep: tuple[str, ...]) -> None:
-    """Remove what dead attempts left: their processes, control groups and workspaces."""
-    from runnerlib.executors.cgroups import remove_stale_groups
-    from runnerlib.workspace import clean_stale, names_in
+@click.argument("attempts", nargs=-1, metavar="[JOB_ID.ATTEMPT]...")
+def clean(workspace_root: Path, attempts: tuple[str, ...]) -> None:
+    """Remove what dead attempts left: their processes, control groups and workspaces.
 
-    names = names_in(workspace_root) - frozenset(keep)
+    Without a name, all that have a workspace there are dead.
+    """
+    from runnerlib.executors.cgroups import remove_stale_groups
+    from runnerlib.workspace import names_in, remove_workspaces
+
+    names = names_in(workspace_root)
+    if attempts:
+        names &= frozenset(attempts)
     groups = remove_stale_groups(names)
-    workspaces = clean_stale(workspace_root, frozenset(keep))
+    workspaces = remove_workspaces(workspace_root, names)
     click.echo(json.dumps({"groups": groups, "workspaces": workspaces}))
 
 

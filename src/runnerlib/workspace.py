@@ -179,16 +179,15 @@ def names_in(workspace_root: Path) -> frozenset[str]:
     )
 
 
-def clean_stale(workspace_root: Path, keep: frozenset[str]) -> list[str]:
-    """Remove the workspaces of attempts that are not in ``keep``; return the names of those removed.
+def remove_workspaces(workspace_root: Path, names: frozenset[str]) -> list[str]:
+    """Remove the workspaces of the named attempts; return the names, sorted.
 
     Raises:
         OSError: something stays.
     """
-    stale = sorted(names_in(workspace_root) - keep)
-    for name in stale:
+    for name in sorted(names):
         remove_tree(workspace_root / name)
-    return stale
+    return sorted(names)
 
 
 def _parts_of(job_path: str) -> list[str]:

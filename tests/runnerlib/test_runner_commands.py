@@ -36,7 +36,7 @@ def test_isolation_says_why_there_is_none() -> None:
     assert "No such file or directory" in found["detail"]
 
 
-def test_clean_removes_what_dead_attempts_left_and_spares_the_living(
+def test_clean_removes_what_a_named_attempt_left_and_spares_the_others(
     attempts: Attempts, tmp_path: Path
 ) -> None:
     mark = f"71{os.getpid()}"
@@ -47,7 +47,7 @@ def test_clean_removes_what_dead_attempts_left_and_spares_the_living(
     dead.process.send_signal(signal.SIGKILL)
     wait_until(lambda: not processes_running(f"sleep\0{mark}"), 5)
 
-    cleaned = runnerlib("clean", str(tmp_path / "work"), "--keep", "living.1")
+    cleaned = runnerlib("clean", str(tmp_path / "work"), "dead.1", "never.1")
 
     assert cleaned["workspaces"] == ["dead.1"]
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["living.1"]

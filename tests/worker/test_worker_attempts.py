@@ -6,7 +6,8 @@ import pytest
 from worker_fixtures import Coordinator, coordinator, processes_of, settings, until, worker
 
 from reactorcide.domain.reasons import Fault, Reason
-from reactorcide.domain.status import JobStatus
+from reactorcide.domain.status import READY, JobStatus
+from reactorcide.worker import loop
 from reactorcide.worker.loop import Worker
 
 __all__ = ["coordinator", "settings", "worker"]
@@ -105,6 +106,41 @@ async def test_a_job_whose_runner_is_killed_ends_as_failed_and_its_neighbour_goe
     assert (job.status, job.reason, job.fault) == (JobStatus.FAILED, Reason.SANDBOX_DIED, Fault.INFRA)
     await until(lambda: not processes_of(mark), 2)
     assert (await coordinator.ended(neighbour)).status is JobStatus.COMPLETED
+    await until(lambda: not any((coordinator.data_dir / "work").iterdir()))
+
+
+async def test_wrk_12_an_end_that_the_spool_cannot_keep_is_told_all_the_same(
+    coordinator: Coordinator, worker: Worker
+) -> None:
+    job_id = await coordinator.submit("echo begun; sleep 60")
+    await coordinator.printed(job_id, b"begun")
+    (attempt,) = worker._attempts.values()
+    assert attempt._runner is not None
+    (spool,) = (coordinator.data_dir / "spool").iterdir()
+    (spool / "result.part").unlink()
+    (spool / "result.part").mkdir()  # in the way, as a full disk would be
+
+    os.kill(attempt._runner.pid, 9)
+
+    job = await coordinator.ended(job_id)
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.SANDBOX_DIED)
+    await until(lambda: not spool.exists())
+
+
+async def test_wrk_12_a_job_that_comes_when_the_disk_has_filled_goes_back_until_there_is_room(
+    coordinator: Coordinator, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await until(lambda: "queue:reactorcide-jobs" in coordinator.core.bell._ears)  # it asks for work
+    monkeypatch.setattr(loop, "ROOM_KNOWN_SECONDS", 0)
+    monkeypatch.setattr(loop, "LEAST_FREE_BYTES", 2**62)
+    job_id = await coordinator.submit("echo there is room")
+    given_back = await coordinator.until(job_id, lambda job: job.attempt >= 1 and job.status in READY)
+
+    monkeypatch.setattr(loop, "LEAST_FREE_BYTES", 0)
+
+    assert given_back.status in READY
+    job = await coordinator.ended(job_id)
+    assert (job.status, job.runs) == (JobStatus.COMPLETED, 1)
 
 
 async def test_the_log_can_be_read_while_the_job_runs(coordinator: Coordinator) -> None:

@@ -58,6 +58,16 @@ def test_a_spool_directory_is_for_its_owner_only(spool: AttemptSpool) -> None:
     assert spool.path.parent.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_spool_that_cannot_be_made_whole_leaves_nothing(spool: AttemptSpool) -> None:
+    (spool.path / "worker").unlink()
+    (spool.path / "worker").mkdir()
+
+    with pytest.raises(OSError, match="directory"):
+        Spool(spool.path.parent).create(CLAIM)
+
+    assert not spool.path.exists()
+
+
 def test_a_log_that_is_not_there_yet_gives_nothing(spool: AttemptSpool) -> None:
     assert SpoolReader(spool).read(100, ended=False) is None
     assert SpoolReader(spool).read(100, ended=True) is None

@@ -5,6 +5,7 @@ import os
 import platform
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 import reactorcide
 from reactorcide.config import Settings
@@ -45,7 +46,7 @@ def make_worker(core: Core, environ: Mapping[str, str], isolation: str, url: str
         DirectGateway(core.attempts, core.logs),
         plan,
         RunnerPool(environment),
-        lambda: host.clean(plan.terms.work_dir),
+        partial(host.clean, plan.terms.work_dir),
     )
 
 

@@ -98,6 +98,8 @@ class Attempt:
         self.claim = claim
         self.is_held = False
         """Whether heartbeats must name it: started, and its outcome not delivered yet."""
+        self.is_runner_lost = False
+        """Whether the runner died without a word, so that nobody has cleared its workspace."""
         self._slot = slot
         self._gateway = gateway
         self._runners = runners
@@ -196,11 +198,16 @@ class Attempt:
         said = await asyncio.to_thread(spool.read_result)
         if said is None:
             self._log.error("runner.died", exit_code=code, seconds=round(seconds, 3))
+            self.is_runner_lost = True
             said = await self._explain_death(spool, code, is_late=seconds >= started.deadline_seconds)
         result = self._as_ordered(said)
         # What the worker decided outlives it too: a later boot delivers this, not what the runner said.
         if result is not said or not (spool.path / "result.json").exists():
-            await asyncio.to_thread(spool.keep_result, result)
+            try:
+                await asyncio.to_thread(spool.keep_result, result)
+            except OSError as error:
+                # As on a full disk. It is told all the same, unless this process dies first.
+                self._log.warning("attempt.result_not_kept", detail=error.strerror)
         return result
 
     async def _hear(self, runner: Runner, shipper: LogShipper) -> None:

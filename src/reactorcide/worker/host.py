@@ -51,11 +51,16 @@ class HostCommands:
             said = output.decode(errors="replace").strip()[-500:]
             return Isolation("none", f"exit code {code}: {said}")
 
-    async def clean(self, work_dir: Path) -> None:
-        """Kill every sandbox a former self left running and remove every workspace."""
+    async def clean(self, work_dir: Path, attempt: str | None = None) -> None:
+        """Kill the sandbox and remove the workspace of ``attempt``, whose runner is dead.
+
+        Args:
+            attempt: `<job id>.<number>`; None: every one there, as all are a former self's.
+        """
         if not await asyncio.to_thread(_has_entries, work_dir):
             return
-        code, output = await self._run(["clean", str(work_dir)], CLEAN_LIMIT_SECONDS)
+        names = [] if attempt is None else [attempt]
+        code, output = await self._run(["clean", str(work_dir), *names], CLEAN_LIMIT_SECONDS)
         if code == 0:
             log.info("host.cleaned", said=output.decode(errors="replace").strip()[-500:])
         else:

@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import heapq
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -42,6 +43,8 @@ STOP_LIMIT_SECONDS = 30.0
 """A stopping worker waits so long for its killed jobs; what is undelivered then stays in the spool."""
 LEAST_FREE_BYTES = 32 * 1024 * 1024
 """With less room for spool or workspaces no job is claimed."""
+ROOM_KNOWN_SECONDS = 1.0
+"""A claim that took longer to come is given back if the room has gone meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ class Worker:
         gateway: Gateway,
         plan: WorkerPlan,
         runners: RunnerPool,
-        clean_host: Callable[[], Awaitable[None]],
+        clean_host: Callable[[str | None], Awaitable[None]],
     ) -> None:
         self.is_registered = asyncio.Event()
         self._gateway = gateway
@@ -99,7 +102,7 @@ class Worker:
 
     async def run(self) -> None:
         """Work until drained or stopped."""
-        await self._clean_host()
+        await self._clean_host(None)
         leftovers = await asyncio.to_thread(self._spool.leftovers)
         registration = await self._register([spool.claim for spool in leftovers if has_outcome(spool)])
         if registration is None:
@@ -147,6 +150,7 @@ class Worker:
             if not self._free_slots or not await self._has_room():
                 await self._wait_for_slot()
                 continue
+            asked = time.monotonic()
             try:
                 claims = await self._ask_for_work(len(self._free_slots))
                 failures = 0
@@ -165,6 +169,10 @@ class Worker:
                 log.exception("worker.claim_crashed", tries=failures)
                 await self._pause(failures)
                 continue
+            was_long = time.monotonic() - asked >= ROOM_KNOWN_SECONDS
+            if claims and was_long and not await self._has_room():
+                await self._give_back(claims)
+                continue
             for claim in claims:
                 self._take_on(claim)
 
@@ -179,6 +187,14 @@ class Worker:
             # A claim that is lost here goes back with the good-bye, or after its start deadline.
             await cancel_tasks({asking})
         return [] if asking.cancelled() else asking.result()
+
+    async def _give_back(self, claims: list[Claim]) -> None:
+        for claim in claims:
+            try:
+                await self._gateway.release(claim)
+            except Unavailable as error:
+                # It goes back by itself after its start deadline.
+                log.warning("claim.not_released", job_id=claim.job_id, part=error.part)
 
     def _take_on(self, claim: Claim) -> None:
         slot = heapq.heappop(self._free_slots)
@@ -202,6 +218,8 @@ class Worker:
             rest = await attempt.run()
             if rest is not None:
                 self._deliver(rest)
+            if attempt.is_runner_lost:
+                self._deliver(self._clean_host(f"{attempt.claim.job_id}.{attempt.claim.attempt}"))
         except Exception:
             # One attempt's crash must never touch its neighbours.
             log.exception("attempt.crashed", job_id=attempt.claim.job_id, attempt=attempt.claim.attempt)

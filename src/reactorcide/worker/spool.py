@@ -78,13 +78,17 @@ class Spool:
         """Make the directory of an attempt.
 
         Raises:
-            OSError: it cannot be made, e.g. because the disk is full.
+            OSError: it cannot be made, e.g. because the disk is full; nothing of it is left.
         """
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = self.root / f"{claim.job_id}.{claim.attempt}.{claim.lease_id}"
-        path.mkdir(mode=0o700, exist_ok=True)
-        (path / "worker").write_text(claim.worker_id)
-        return AttemptSpool(claim, path)
+        made = AttemptSpool(claim, self.root / f"{claim.job_id}.{claim.attempt}.{claim.lease_id}")
+        made.path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            (made.path / "worker").write_text(claim.worker_id)
+        except OSError:
+            made.remove()
+            raise
+        return made
 
     def leftovers(self) -> list[AttemptSpool]:
         """Return what an earlier process left behind, oldest job first. Foreign names are let alone."""
