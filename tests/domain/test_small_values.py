@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from reactorcide.domain.accounts import compose_token, hash_token, is_token_mistyped
 from reactorcide.domain.ids import is_id, make_id
-from reactorcide.domain.reasons import Fault, Reason, usual_fault
+from reactorcide.domain.reasons import Fault, Reason, possible_faults, usual_fault
 from reactorcide.domain.retry import retry_delay
 
 milliseconds = st.integers(0, 2**48 - 1)
@@ -70,6 +70,13 @@ def test_biased_or_short_entropy_makes_no_token() -> None:
 
 def test_every_reason_has_one_usual_fault() -> None:
     assert {usual_fault(reason) for reason in Reason} == set(Fault)
+
+
+def test_only_a_failed_source_may_be_the_fault_of_one_or_the_other() -> None:
+    doubtful = [reason for reason in Reason if len(possible_faults(reason)) > 1]
+
+    assert doubtful == [Reason.SOURCE_FAILED]
+    assert possible_faults(Reason.SOURCE_FAILED) == {Fault.INFRA, Fault.USER}
 
 
 @given(st.integers(1, 10_000))

@@ -157,6 +157,7 @@ async def test_a_natural_end_keeps_its_result_although_cancel_was_asked(desk: Jo
         outcome(exit_code=1),
         outcome(reason=Reason.EXIT_NONZERO),
         outcome(JobStatus.FAILED),
+        outcome(JobStatus.FAILED, Reason.EXIT_NONZERO, exit_code=1, fault=Fault.INFRA),
     ],
 )
 async def test_an_outcome_that_contradicts_itself_is_refused(desk: JobDesk, told: object) -> None:

@@ -68,9 +68,15 @@ _FAULTS: dict[Fault, frozenset[Reason]] = {
 
 
 def usual_fault(reason: Reason) -> Fault:
-    """Return whose fault ``reason`` is, unless the evidence says otherwise.
+    """Return whose fault ``reason`` is, unless the evidence says otherwise; see `possible_faults`."""
+    return next(fault for fault, reasons in _FAULTS.items() if reason in reasons)
+
+
+def possible_faults(reason: Reason) -> frozenset[Fault]:
+    """Return whose fault ``reason`` may be.
 
     `source_failed` is the user's when the remote answered that the ref or repository does not
     exist; who has that evidence says so beside the reason.
     """
-    return next(fault for fault, reasons in _FAULTS.items() if reason in reasons)
+    evident = {Fault.USER} if reason is Reason.SOURCE_FAILED else set()
+    return frozenset({usual_fault(reason), *evident})

@@ -15,7 +15,7 @@ import structlog
 from reactorcide.domain.errors import ClaimLost, InputFault, InvalidInput, Misconfigured, NotFound
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, JobSpec, StartedAttempt
-from reactorcide.domain.reasons import Reason
+from reactorcide.domain.reasons import Reason, possible_faults
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.workers import Registration, Timing, WorkerIdentity
 from reactorcide.queue.port import Announcement, ReadyQueue
@@ -286,6 +286,9 @@ def _check_outcome(outcome: AttemptOutcome) -> AttemptOutcome:
         faults.append(InputFault("/reason", "ok goes with completed, and with nothing else"))
     if outcome.status is JobStatus.COMPLETED and outcome.exit_code != 0:
         faults.append(InputFault("/exit_code", "a completed job has exit code 0"))
+    possible = possible_faults(outcome.reason)
+    if outcome.fault not in possible:
+        faults.append(InputFault("/fault", f"of {outcome.reason} it is {' or '.join(sorted(possible))}"))
     if outcome.log_length < 0 or len(outcome.log_sha256) != 32:
         faults.append(InputFault("/log_sha256", "must be the 32 bytes of a log of 0 bytes or more"))
     if faults:
