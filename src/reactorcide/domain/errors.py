@@ -97,6 +97,16 @@ class ClaimLost(ReactorcideError):
         self.attempt = attempt
 
 
+class Superseded(ReactorcideError):
+    """A newer process has registered under this worker's name: this one must stop."""
+
+    code = "conflict"
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(f"another process has taken over as worker {worker_id}")
+        self.worker_id = worker_id
+
+
 class OffsetGap(ReactorcideError):
     """A log append starts behind the end of what is stored: send again from ``length``."""
 

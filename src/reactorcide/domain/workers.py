@@ -17,12 +17,28 @@ class WorkerIdentity:
 
 
 @dataclass(frozen=True)
+class WorkerReport:
+    """What a worker tells of itself with a heartbeat."""
+
+    draining: bool = False
+    has_room: bool = True
+    """Whether its disks have room for another job."""
+    spooled: int = 0
+    """Attempts that wait in its spool for their delivery."""
+    spool_bytes: int = 0
+
+
+@dataclass(frozen=True)
 class Registration:
-    """What a coordinator answers a worker that registers."""
+    """What a coordinator answers a worker that registers: who it is, and the times it has to keep."""
 
     worker_id: str
     lease_seconds: float
     heartbeat_seconds: float
+    lost_after_seconds: float
+    cancel_grace_seconds: float
+    public_url: str | None = None
+    """Where jobs and people find the API, as far as the coordinator knows."""
 
 
 @dataclass(frozen=True)

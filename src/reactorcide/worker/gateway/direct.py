@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
-from reactorcide.domain.workers import Registration, WorkerIdentity
+from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 from reactorcide.services.attempts import AttemptService
 from reactorcide.services.logs import LogService
 
@@ -15,32 +15,44 @@ class DirectGateway:
     def __init__(self, attempts: AttemptService, logs: LogService) -> None:
         self._attempts = attempts
         self._logs = logs
+        self._boot_id = ""
 
     async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
+        self._boot_id = identity.boot_id
         return await self._attempts.register(identity, spooled)
 
     async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
+        await self._admit(worker_id)
         return await self._attempts.claim(worker_id, free_slots, wait)
 
     async def start(self, claim: Claim) -> StartedAttempt:
+        await self._admit(claim.worker_id)
         return await self._attempts.start(claim)
 
     async def heartbeat(
-        self, worker_id: str, held: Sequence[Claim], *, draining: bool
+        self, worker_id: str, held: Sequence[Claim], report: WorkerReport
     ) -> list[HeartbeatOrder]:
-        return await self._attempts.heartbeat(worker_id, held, draining=draining)
+        await self._admit(worker_id)
+        return await self._attempts.heartbeat(worker_id, held, report)
 
     async def wait_for_orders(self, worker_id: str, timeout: timedelta) -> bool:
+        await self._admit(worker_id)
         return await self._attempts.wait_for_orders(worker_id, timeout)
 
     async def append_log(self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]) -> int:
+        await self._admit(claim.worker_id)
         return await self._logs.append(claim, offset, data, pieces)
 
     async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
+        await self._admit(claim.worker_id)
         await self._attempts.finish(claim, outcome)
 
     async def release(self, claim: Claim) -> None:
+        await self._admit(claim.worker_id)
         await self._attempts.release(claim)
 
     async def deregister(self, worker_id: str) -> None:
-        await self._attempts.deregister(worker_id)
+        await self._attempts.deregister(worker_id, self._boot_id)
+
+    async def _admit(self, worker_id: str) -> None:
+        await self._attempts.admit(worker_id, self._boot_id, None)

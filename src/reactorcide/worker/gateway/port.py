@@ -1,7 +1,9 @@
 """The gateway port: every word between a worker and its coordinator.
 
 All methods may raise `Unavailable`: nothing is known of the effect, and the same call may be made
-again, for each of them is idempotent under its fencing pair.
+again, for each of them is idempotent under its fencing pair. All but `register` may raise `Superseded`,
+when another process has registered under the name since, and `NotFound`, when the coordinator does not
+know the worker at all. A gateway speaks for the one process that registered through it.
 """
 
 from collections.abc import Sequence
@@ -9,7 +11,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
-from reactorcide.domain.workers import Registration, WorkerIdentity
+from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 
 
 class Gateway(Protocol):
@@ -19,6 +21,9 @@ class Gateway(Protocol):
         """Announce a worker process, and the attempts whose results its spool still holds.
 
         Every other attempt that an earlier boot of this name holds is ended at once as lost.
+
+        Raises:
+            Forbidden: the name belongs to a worker of somebody else.
         """
 
     async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
@@ -32,9 +37,13 @@ class Gateway(Protocol):
         """
 
     async def heartbeat(
-        self, worker_id: str, held: Sequence[Claim], *, draining: bool
+        self, worker_id: str, held: Sequence[Claim], report: WorkerReport
     ) -> list[HeartbeatOrder]:
-        """Renew the leases of all held attempts at once; the answer has one order for each."""
+        """Renew the leases of all held attempts at once; the answer has one order for each.
+
+        A worker that waits in `claim` counts as seen; it needs a heartbeat only for what it holds, or to
+        tell another ``report``.
+        """
 
     async def wait_for_orders(self, worker_id: str, timeout: timedelta) -> bool:
         """Wait until a heartbeat would bring something new, such as a cancel. False: ``timeout`` passed."""
