@@ -10,7 +10,7 @@ from reactorcide.domain.jobs import AttemptOutcome, Claim, Job, StartedAttempt
 from reactorcide.domain.reasons import Fault, Reason, usual_fault
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.submission import JobRequest, SubmissionPolicy
-from reactorcide.domain.workers import Timing, WorkerIdentity
+from reactorcide.domain.workers import Timing, WorkerIdentity, WorkerReport
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
 from reactorcide.services.attempts import AttemptService
@@ -65,6 +65,7 @@ class JobDesk:
         self.vault = Vault(bytes(range(32)))
         self.metrics = Metrics()
         self.tally = JobTally(database, self.metrics)
+        self.boots: dict[str, str] = {}
         self.jobs = JobService(database, self.queue, self.bell, self.vault, POLICY, tally=self.tally)
         self.attempts = AttemptService(database, self.queue, self.bell, self.vault, TIMING, tally=self.tally)
 
@@ -78,7 +79,9 @@ class JobDesk:
         self, name: str = "worker-1", *, queues: Sequence[str] = ("reactorcide-jobs",), slots: int = 8
     ) -> str:
         identity = WorkerIdentity(name, str(uuid.uuid4()), tuple(queues), slots, "1", "bubblewrap")
-        return (await self.attempts.register(identity, [])).worker_id
+        worker_id = (await self.attempts.register(identity, [])).worker_id
+        self.boots[worker_id] = identity.boot_id
+        return worker_id
 
     async def claim(self, worker_id: str) -> Claim:
         (claim,) = await self.attempts.claim(worker_id, 1, NO_WAIT)
@@ -88,7 +91,7 @@ class JobDesk:
         return await self.attempts.start(await self.claim(worker_id))
 
     async def beat(self, claim: Claim, *, draining: bool = False) -> str:
-        (order,) = await self.attempts.heartbeat(claim.worker_id, [claim], draining=draining)
+        (order,) = await self.attempts.heartbeat(claim.worker_id, [claim], WorkerReport(draining=draining))
         return order.order
 
     def maintenance(self, clock: Clock, chores: Sequence[Chore] = ()) -> Maintenance:

@@ -11,6 +11,7 @@ from reactorcide.domain.errors import ClaimLost, Conflict, InvalidInput, NotFoun
 from reactorcide.domain.jobs import REDACTED, Claim
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import FINAL, JobStatus
+from reactorcide.domain.workers import WorkerReport
 from reactorcide.services.vault import Vault
 from reactorcide.store.attempts import MAX_ATTEMPTS
 from reactorcide.store.database import Database
@@ -182,7 +183,7 @@ async def test_auth_16_a_worker_cannot_act_on_the_attempt_of_another(desk: JobDe
     await desk.attempts.release(stolen)
 
     assert await desk.beat(stolen) == "abandon"
-    (order,) = await desk.attempts.heartbeat(other, [claim], draining=False)
+    (order,) = await desk.attempts.heartbeat(other, [claim], WorkerReport())
     assert order.order == "abandon"
     assert (await desk.read(job.job_id)).status is JobStatus.RUNNING
 

@@ -12,6 +12,7 @@ from job_desk import CANCELLED, NO_WAIT, Clock, JobDesk, outcome
 from job_laws import check_laws
 from reactorcide.domain.errors import ClaimLost, Conflict
 from reactorcide.domain.jobs import Claim, Job
+from reactorcide.domain.workers import WorkerReport
 from reactorcide.services.maintenance import Maintenance
 from reactorcide.store.database import Database
 
@@ -107,8 +108,8 @@ async def test_reaping_raced_with_heartbeat_start_and_finish_keeps_the_laws(desk
         results = await asyncio.gather(
             *(reaper.run_round() for reaper in reapers),
             desk.attempts.finish(claims[0], outcome()),
-            desk.attempts.heartbeat(worker, claims, draining=False),
-            desk.attempts.heartbeat(worker, claims, draining=False),
+            desk.attempts.heartbeat(worker, claims, WorkerReport()),
+            desk.attempts.heartbeat(worker, claims, WorkerReport()),
             desk.attempts.start(claims[3]),
             desk.jobs.cancel(desk.user, claims[1].job_id),
             return_exceptions=True,

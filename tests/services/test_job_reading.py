@@ -9,6 +9,7 @@ from fixture_types import MakeUser
 from job_desk import NO_WAIT, JobDesk, outcome, request
 from reactorcide.domain.accounts import Role
 from reactorcide.domain.errors import Forbidden, InvalidInput, NotFound
+from reactorcide.domain.workers import WorkerReport
 from reactorcide.services.jobs import JobFilter
 from reactorcide.services.overview import Overview
 from reactorcide.store.database import Database
@@ -219,7 +220,7 @@ async def test_a_worker_silent_for_three_heartbeats_is_live_no_more(
 
     (silent,) = await Overview(desk.database).workers(await make_user(Role.ADMIN))
     told = await desk.jobs.waiting_reason(job)
-    await desk.attempts.heartbeat(worker, [], draining=True)
+    await desk.attempts.heartbeat(worker, [], WorkerReport(draining=True))
     (draining,) = await Overview(desk.database).workers(await make_user(Role.ADMIN))
 
     assert not silent.is_live

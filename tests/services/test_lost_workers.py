@@ -12,7 +12,7 @@ from reactorcide.domain.errors import ClaimLost, Unavailable
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import JobStatus
-from reactorcide.domain.workers import WorkerIdentity
+from reactorcide.domain.workers import WorkerIdentity, WorkerReport
 from reactorcide.services.overview import Overview
 from reactorcide.store import attempts
 from reactorcide.store.database import Database
@@ -110,7 +110,13 @@ async def test_a_heartbeat_does_not_wait_for_the_disk(desk: JobDesk) -> None:
 
     async with desk.database.transaction() as tx:
         await attempts.renew_leases(
-            tx, worker, [], draining=False, lease=TIMING.lease, grace=TIMING.cancel_grace
+            tx,
+            worker,
+            [],
+            WorkerReport(),
+            lease=TIMING.lease,
+            grace=TIMING.cancel_grace,
+            patience=TIMING.lost_after,
         )
         shown = await (await tx.execute("SHOW synchronous_commit")).fetchone()
 
@@ -358,7 +364,7 @@ async def test_a_worker_that_takes_leave_is_live_no_more_and_gives_its_claims_ba
     worker = await desk.worker()
     claim = await desk.claim(worker)
 
-    await desk.attempts.deregister(worker)
+    await desk.attempts.deregister(worker, desk.boots[worker])
 
     (seen,) = await Overview(desk.database).workers(await make_user(Role.ADMIN))
     assert (seen.is_live, seen.running) == (False, 0)

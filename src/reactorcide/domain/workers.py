@@ -24,7 +24,7 @@ class WorkerReport:
     has_room: bool = True
     """Whether its disks have room for another job."""
     spooled: int = 0
-    """Attempts that wait in its spool for their delivery."""
+    """Attempts in its spool: those that run, and those not wholly delivered yet."""
     spool_bytes: int = 0
 
 

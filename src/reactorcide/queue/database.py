@@ -1,6 +1,7 @@
 """The ready queue that is the job rows themselves: nothing to keep in step, nothing to lose."""
 # ruff: noqa: S608 - every part of a statement is a constant of ours
 
+import asyncio
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -50,9 +51,8 @@ _TAKE = """
 _CLAIM_FROM_ONE = _TAKE.format(best=_BEST_OF_ONE_QUEUE)
 _CLAIM_FROM_SEVERAL = _TAKE.format(best=_BEST_OF_QUEUES)
 _SEE_READY = f"""
-    SELECT 1 FROM unnest(%(queues)s::text[]) AS q (name) CROSS JOIN LATERAL (
+    SELECT q.name FROM unnest(%(queues)s::text[]) AS q (name) CROSS JOIN LATERAL (
         SELECT 1 FROM jobs j WHERE j.queue_name = q.name AND {_IS_READY} LIMIT 1) ready
-     LIMIT 1
 """
 
 
@@ -98,18 +98,19 @@ class DatabaseQueue:
 
         return await self._database.run(take)
 
-    async def wait(self, queue_names: Sequence[str], timeout: timedelta) -> bool:
+    async def wait(self, queue_names: Sequence[str], timeout: timedelta) -> frozenset[str]:
         """As the port says."""
+        clock = asyncio.get_running_loop()
+        deadline = clock.time() + timeout.total_seconds()
         with self._bell.listen(*(f"queue:{name}" for name in queue_names)) as ear:
-            # What rang between the last claim and now was not heard.
-            if await self._sees_ready(queue_names):
-                return True
-            if timeout <= self._look_every:
-                return await ear.wait(timeout)
-            await ear.wait(self._look_every)
-            return True
+            while True:
+                # What rang between the last claim and now was not heard.
+                ready = await self._see_ready(queue_names)
+                left = timedelta(seconds=deadline - clock.time())
+                if ready or left <= timedelta():
+                    return ready
+                await ear.wait(min(left, self._look_every))
 
-    async def _sees_ready(self, queue_names: Sequence[str]) -> bool:
-        async with self._database.transaction() as tx:
-            cursor = await tx.execute(_SEE_READY, {"queues": list(queue_names)})
-            return await cursor.fetchone() is not None
+    async def _see_ready(self, queue_names: Sequence[str]) -> frozenset[str]:
+        rows = await self._database.read(_SEE_READY, {"queues": list(queue_names)})
+        return frozenset(row["name"] for row in rows)

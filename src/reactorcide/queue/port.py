@@ -49,10 +49,10 @@ class ReadyQueue(Protocol):
             Unavailable: the database or the queue cannot be reached; nothing was claimed.
         """
 
-    async def wait(self, queue_names: Sequence[str], timeout: timedelta) -> bool:
-        """Wait until a job of these queues may have become ready. False: ``timeout`` passed first.
+    async def wait(self, queue_names: Sequence[str], timeout: timedelta) -> frozenset[str]:
+        """Wait until jobs of these queues may have become ready, and return of which queues.
 
-        May return True for nothing; never returns later than ``timeout``.
+        Empty: ``timeout`` passed first. May name a queue for nothing; returns about by ``timeout``.
 
         Raises:
             Unavailable: the database or the queue cannot be reached.

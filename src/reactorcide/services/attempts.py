@@ -1,25 +1,34 @@
-"""Attempts, as their workers see them: register, claim, start, heartbeat, finish, release.
+"""Attempts, as their workers see them: register, admit, claim, start, heartbeat, finish, release.
 
 Every call names its fencing pair, and the statement behind it decides; who comes too late, twice or for
 somebody else changes nothing. The promises are those of `reactorcide.worker.gateway.port`.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import structlog
 
-from reactorcide.domain.errors import ClaimLost, InputFault, InvalidInput, Misconfigured, NotFound
+from reactorcide.domain.accounts import Principal
+from reactorcide.domain.errors import (
+    ClaimLost,
+    Forbidden,
+    InputFault,
+    InvalidInput,
+    Misconfigured,
+    NotFound,
+    Superseded,
+)
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, JobSpec, StartedAttempt
 from reactorcide.domain.reasons import Reason, possible_faults
 from reactorcide.domain.status import JobStatus
-from reactorcide.domain.workers import Registration, Timing, WorkerIdentity
+from reactorcide.domain.workers import Registration, Timing, WorkerIdentity, WorkerReport
 from reactorcide.queue.port import Announcement, ReadyQueue
-from reactorcide.services.dispatch import claim_ready
+from reactorcide.services.dispatch import Dispatch
 from reactorcide.services.jobs import GIT_URL_SECRET
 from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault
@@ -28,14 +37,26 @@ from reactorcide.store.bell import Bell, Ear
 from reactorcide.store.database import Database, Transaction
 
 _MAX_MESSAGE_CHARACTERS = 4_096
+SEAT_KNOWN_SECONDS = 1.0
+"""So late is noticed that a worker's name was taken over, or its token changed."""
+_EAR_KEPT_SECONDS = 120.0
+"""What rings for a worker between two of its waits is kept so long."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
-class _KnownQueues:
-    queues: tuple[str, ...]
+class _KnownSeat:
+    seat: workers.Seat
     until: float
+
+
+@dataclass
+class _KeptEar:
+    ear: Ear
+    stack: ExitStack
+    used_at: float
+    waiting: int = 0
 
 
 class AttemptService:
@@ -50,6 +71,7 @@ class AttemptService:
         timing: Timing,
         *,
         tally: JobTally,
+        public_url: str | None = None,
     ) -> None:
         self._database = database
         self._queue = queue
@@ -57,17 +79,43 @@ class AttemptService:
         self._vault = vault
         self._timing = timing
         self._tally = tally
-        self._ears: dict[str, tuple[Ear, ExitStack]] = {}
-        self._queues: dict[str, _KnownQueues] = {}
+        self._public_url = public_url
+        self._dispatch = Dispatch(
+            queue,
+            start_within=timing.start_deadline,
+            mark_seen=self._mark_seen,
+            seen_every=timing.heartbeat,
+        )
+        self._ears: dict[str, _KeptEar] = {}
+        self._seats: dict[str, _KnownSeat] = {}
 
-    async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
+    async def close(self) -> None:
+        """Stop what goes on by itself."""
+        await self._dispatch.close()
+
+    async def register(
+        self, identity: WorkerIdentity, spooled: Sequence[Claim], *, caller: Principal | None = None
+    ) -> Registration:
         """Write a worker process down; what an earlier boot of its name still holds is lost.
 
         Of that, ``spooled`` is spared for one lease, in which the results of it may be delivered.
+
+        Args:
+            caller: whose token the worker has; None: it shares our database, and needs none.
+
+        Raises:
+            Forbidden: the name belongs to a worker of another user.
         """
 
         async def register(tx: Transaction) -> tuple[str, list[tuple[Claim, attempts.LeaseEnd]]]:
-            worker = await workers.register_worker(tx, identity)
+            worker = await workers.register_worker(
+                tx,
+                identity,
+                user_id=caller.user_id if caller else None,
+                token_id=caller.token_id if caller else None,
+            )
+            if worker is None:
+                raise Forbidden(f"the name {identity.name!r} belongs to a worker of another user")
             if not worker.is_new_boot:
                 return worker.worker_id, []
             kept = {_pair(claim) for claim in spooled}
@@ -83,7 +131,9 @@ class AttemptService:
             return worker.worker_id, ends
 
         worker_id, ends = await self._database.run(register)
-        self._queues.pop(worker_id, None)
+        self._seats.pop(worker_id, None)
+        # An earlier process that waits for orders is to learn that it has been superseded.
+        self._bell.ring(f"worker:{worker_id}")
         for claim, end in ends:
             self._tally.note_loss(end.queue_name, worker_id, end.status)
             await self._tell_end(claim, end)
@@ -92,18 +142,38 @@ class AttemptService:
             worker_id=worker_id,
             lease_seconds=self._timing.lease.total_seconds(),
             heartbeat_seconds=self._timing.heartbeat.total_seconds(),
+            lost_after_seconds=self._timing.lost_after.total_seconds(),
+            cancel_grace_seconds=self._timing.cancel_grace.total_seconds(),
+            public_url=self._public_url,
         )
+
+    async def admit(self, worker_id: str, boot_id: str, caller: Principal | None) -> None:
+        """Check that a call comes from the process that is registered; what is known may be 1 s old.
+
+        Args:
+            caller: as of `register`.
+
+        Raises:
+            NotFound: no such worker is registered.
+            Forbidden: it is registered with another token.
+            Superseded: a newer process has its place.
+        """
+        seat = await self._find_seat(worker_id)
+        if seat.token_id != (caller.token_id if caller else None):
+            raise Forbidden("this worker is registered with another token")
+        if seat.boot_id != boot_id:
+            raise Superseded(worker_id)
 
     async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
         """Claim jobs of the worker's queues (T3), waiting up to ``wait`` for the first.
 
+        A worker that waits here counts as seen.
+
         Raises:
             NotFound: no such worker is registered.
         """
-        queues = await self._queues_of(worker_id)
-        claims = await claim_ready(
-            self._queue, worker_id, queues, free_slots, wait=wait, start_within=self._timing.start_deadline
-        )
+        queues = (await self._find_seat(worker_id)).queues
+        claims = await self._dispatch.claim(worker_id, queues, free_slots, wait)
         if claims:
             self._bell.ring(*(f"job:{claim.job_id}" for claim in claims))
         return claims
@@ -144,9 +214,9 @@ class AttemptService:
         raise ClaimLost(claim.job_id, claim.attempt)
 
     async def heartbeat(
-        self, worker_id: str, held: Sequence[Claim], *, draining: bool
+        self, worker_id: str, held: Sequence[Claim], report: WorkerReport
     ) -> list[HeartbeatOrder]:
-        """Renew the leases of all held attempts (T5) and answer one order for each."""
+        """Renew the leases of all held attempts (T5), and answer one order for each."""
         sound = [claim for claim in held if _is_sound(claim) and claim.worker_id == worker_id]
 
         async def renew(tx: Transaction) -> list[HeartbeatOrder]:
@@ -154,9 +224,10 @@ class AttemptService:
                 tx,
                 worker_id,
                 sound,
-                draining=draining,
+                report,
                 lease=self._timing.lease,
                 grace=self._timing.cancel_grace,
+                patience=self._timing.lost_after,
             )
 
         orders = await self._database.run(renew, urgent=True) if is_id(worker_id) else []
@@ -168,10 +239,19 @@ class AttemptService:
 
         What rings between two calls is kept for the second.
         """
-        if worker_id not in self._ears:
+        now = asyncio.get_running_loop().time()
+        kept = self._ears.get(worker_id)
+        if kept is None:
             stack = ExitStack()
-            self._ears[worker_id] = stack.enter_context(self._bell.listen(f"worker:{worker_id}")), stack
-        return await self._ears[worker_id][0].wait(timeout)
+            kept = _KeptEar(stack.enter_context(self._bell.listen(f"worker:{worker_id}")), stack, now)
+            self._ears[worker_id] = kept
+        self._drop_old_ears(now)
+        kept.waiting += 1
+        try:
+            return await kept.ear.wait(timeout)
+        finally:
+            kept.waiting -= 1
+            kept.used_at = asyncio.get_running_loop().time()
 
     async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
         """Write down how the attempt ended (T6). Repeating the same outcome succeeds.
@@ -213,34 +293,47 @@ class AttemptService:
         if end is not None:
             await self._tell_end(claim, end)
 
-    async def deregister(self, worker_id: str) -> None:
-        """Take leave of a worker: its claims that were not started go back; it is live no more."""
+    async def deregister(self, worker_id: str, boot_id: str) -> None:
+        """Take leave of a worker: its claims that were not started go back; it is live no more.
+
+        Of a process that was superseded nothing is changed.
+        """
         if not is_id(worker_id):
             return
 
         async def retire(tx: Transaction) -> list[Claim]:
-            await workers.retire_worker(tx, worker_id)
+            if not await workers.retire_worker(tx, worker_id, boot_id):
+                return []
             return await attempts.find_held(tx, worker_id)
 
         held = await self._database.run(retire)
-        self._queues.pop(worker_id, None)
+        self._seats.pop(worker_id, None)
         for claim in held:
             await self.release(claim)
-        if worker_id in self._ears:
-            self._ears.pop(worker_id)[1].close()
 
-    async def _queues_of(self, worker_id: str) -> tuple[str, ...]:
-        """Return the worker's queues, known for a heartbeat: a claim shall cost one statement, not two."""
+    async def _find_seat(self, worker_id: str) -> workers.Seat:
+        """Return whose place a worker's is, known for a moment: a call shall cost one statement, not two."""
         now = asyncio.get_running_loop().time()
-        known = self._queues.get(worker_id)
+        known = self._seats.get(worker_id)
         if known is None or now > known.until:
-            async with self._database.transaction() as tx:
-                queues = await workers.find_queues(tx, worker_id) if is_id(worker_id) else None
-            if queues is None:
+            self._seats = {kept_id: kept for kept_id, kept in self._seats.items() if now <= kept.until}
+            async with self._database.transaction(urgent=True) as tx:
+                seat = await workers.find_seat(tx, worker_id) if is_id(worker_id) else None
+            if seat is None:
                 raise NotFound("worker", worker_id)
-            known = _KnownQueues(queues, now + self._timing.heartbeat.total_seconds())
-            self._queues[worker_id] = known
-        return known.queues
+            known = _KnownSeat(seat, now + SEAT_KNOWN_SECONDS)
+            self._seats[worker_id] = known
+        return known.seat
+
+    async def _mark_seen(self, worker_ids: Collection[str]) -> None:
+        async with self._database.transaction(urgent=True) as tx:
+            await workers.mark_seen(tx, worker_ids)
+
+    def _drop_old_ears(self, now: float) -> None:
+        for worker_id, kept in list(self._ears.items()):
+            if not kept.waiting and now - kept.used_at > _EAR_KEPT_SECONDS:
+                kept.stack.close()
+                del self._ears[worker_id]
 
     async def _fail_unstartable(self, claim: Claim, why: str) -> attempts.LeaseEnd | None:
         log.error("job.unstartable", job_id=claim.job_id, detail=why)

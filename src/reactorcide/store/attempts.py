@@ -15,6 +15,7 @@ import msgspec
 
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, JobSpec
 from reactorcide.domain.status import READY, Desired, JobStatus, sources_of
+from reactorcide.domain.workers import WorkerReport
 from reactorcide.store.database import Row, Transaction
 from reactorcide.store.jobs import JOB_COLUMNS, JOB_SOURCE, spec_of
 
@@ -58,7 +59,8 @@ _HEARTBEAT = """
         SELECT * FROM json_to_recordset(%(held)s::json)
                AS h (place int, job_id uuid, attempt int, lease_id uuid)
     ), seen AS (
-        UPDATE workers SET last_seen_at = now(), draining = %(draining)s
+        UPDATE workers SET last_seen_at = now(), draining = %(draining)s, disk_full = %(disk_full)s,
+               spooled = %(spooled)s, spool_bytes = %(spool_bytes)s
          WHERE worker_id = %(worker_id)s AND set_config('synchronous_commit', 'off', true) IS NOT NULL
         RETURNING worker_id
     ), mine AS MATERIALIZED (
@@ -67,8 +69,12 @@ _HEARTBEAT = """
          WHERE a.worker_id = (SELECT worker_id FROM seen) AND a.ended_at IS NULL
          ORDER BY a.job_id FOR UPDATE OF a
     ), renewed AS (
+        -- A worker that beats but does not obey must not keep a job for ever: long past the deadline its
+        -- lease runs out.
         UPDATE attempts a SET lease_expires_at = now() + %(lease)s
-          FROM mine m WHERE a.job_id = m.job_id AND a.attempt = m.attempt AND m.started_at IS NOT NULL
+          FROM mine m JOIN jobs j USING (job_id)
+         WHERE a.job_id = m.job_id AND a.attempt = m.attempt AND m.started_at IS NOT NULL
+           AND now() <= j.deadline_at + %(grace)s + %(patience)s
     )
     SELECT h.place, m.job_id IS NOT NULL AS is_mine, coalesce(j.desired, 0) AS desired,
            coalesce(now() > j.deadline_at + %(grace)s, false) AS is_overdue
@@ -236,20 +242,30 @@ async def renew_leases(
     tx: Transaction,
     worker_id: str,
     held: Sequence[Claim],
+    report: WorkerReport,
     *,
-    draining: bool,
     lease: timedelta,
     grace: timedelta,
+    patience: timedelta,
 ) -> list[HeartbeatOrder]:
-    """Renew every started attempt of ``held`` that is still the worker's (T5); tell each what to do."""
+    """Renew every started attempt of ``held`` that is still the worker's (T5); tell each what to do.
+
+    Args:
+        grace: an attempt is to be killed so long after its deadline.
+        patience: one that goes on so long after that is renewed no more.
+    """
     cursor = await tx.execute(
         _HEARTBEAT,
         {
             "held": _claims_json(held),
             "worker_id": worker_id,
-            "draining": draining,
+            "draining": report.draining,
+            "disk_full": not report.has_room,
+            "spooled": report.spooled,
+            "spool_bytes": report.spool_bytes,
             "lease": lease,
             "grace": grace,
+            "patience": patience,
         },
     )
     return [HeartbeatOrder(held[row["place"]], _order(row)) for row in await cursor.fetchall()]

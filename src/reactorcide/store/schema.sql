@@ -187,8 +187,15 @@ CREATE TABLE public.workers (
     draining boolean DEFAULT false NOT NULL,
     registered_at timestamp with time zone DEFAULT now() NOT NULL,
     last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    user_id uuid,
+    token_id uuid,
+    disk_full boolean DEFAULT false NOT NULL,
+    spooled integer DEFAULT 0 NOT NULL,
+    spool_bytes bigint DEFAULT 0 NOT NULL,
     CONSTRAINT workers_name_check CHECK (((length(name) >= 1) AND (length(name) <= 255))),
-    CONSTRAINT workers_slots_check CHECK ((slots >= 0))
+    CONSTRAINT workers_slots_check CHECK ((slots >= 0)),
+    CONSTRAINT workers_spool_bytes_check CHECK ((spool_bytes >= 0)),
+    CONSTRAINT workers_spooled_check CHECK ((spooled >= 0))
 );
 
 ALTER TABLE ONLY public.api_tokens
@@ -282,3 +289,6 @@ ALTER TABLE ONLY public.jobs
 
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(user_id);
+
+ALTER TABLE ONLY public.workers
+    ADD CONSTRAINT workers_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(user_id);

@@ -1,6 +1,7 @@
 """The rows of workers: who they are, when they were last heard of, and what they and their queues do."""
 # ruff: noqa: S608 - every part of a statement is a constant of ours
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -11,25 +12,38 @@ LIVE_HEARTBEATS = 3
 """A worker counts as live while it was heard of within so many heartbeats."""
 
 # Locked first, so that two boots of one name follow each other.
-_FIND_BOOT = "SELECT boot_id FROM workers WHERE name = %(name)s FOR UPDATE"
+_FIND_BOOT = "SELECT boot_id, user_id FROM workers WHERE name = %(name)s FOR UPDATE"
+# A name belongs to the user whose worker had it first; one that shares our database may take any, and
+# only once it has said good-bye may another one take its.
 _REGISTER = """
-    INSERT INTO workers (worker_id, name, boot_id, queues, slots, version, isolation)
-    VALUES (gen_random_uuid(), %(name)s, %(boot_id)s, %(queues)s, %(slots)s, %(version)s, %(isolation)s)
+    INSERT INTO workers AS w (worker_id, name, boot_id, queues, slots, version, isolation, user_id, token_id)
+    VALUES (gen_random_uuid(), %(name)s, %(boot_id)s, %(queues)s, %(slots)s, %(version)s, %(isolation)s,
+            %(user_id)s, %(token_id)s)
     ON CONFLICT (name) DO UPDATE
        SET boot_id = excluded.boot_id, queues = excluded.queues, slots = excluded.slots,
-           version = excluded.version, isolation = excluded.isolation, draining = false,
+           version = excluded.version, isolation = excluded.isolation, user_id = excluded.user_id,
+           token_id = excluded.token_id, draining = false, disk_full = false, spooled = 0, spool_bytes = 0,
            registered_at = now(), last_seen_at = now()
+     WHERE excluded.user_id IS NULL OR w.user_id = excluded.user_id OR w.user_id IS NULL AND w.slots = 0
     RETURNING worker_id
 """
-_FIND_QUEUES = "SELECT queues FROM workers WHERE worker_id = %(worker_id)s"
+_FIND_SEAT = """
+    SELECT boot_id, user_id, token_id, queues FROM workers WHERE worker_id = %(worker_id)s
+"""
 # Without slots and queues it takes nothing; attempts of the past still name it.
 _RETIRE = """
     UPDATE workers SET draining = true, slots = 0, queues = '{}', last_seen_at = now()
-     WHERE worker_id = %(worker_id)s
+     WHERE worker_id = %(worker_id)s AND boot_id = %(boot_id)s
+"""
+# As with heartbeats, the next one follows soon: this transaction need not wait for the disk.
+_MARK_SEEN = """
+    UPDATE workers SET last_seen_at = now(), draining = false, disk_full = false
+     WHERE worker_id = ANY(%(worker_ids)s) AND set_config('synchronous_commit', 'off', true) IS NOT NULL
 """
 _IS_LIVE = "w.slots > 0 AND w.last_seen_at > now() - %(silence)s"
 _LIST_WORKERS = f"""
     SELECT w.worker_id, w.name, w.queues, w.slots, w.version, w.isolation, w.draining, w.last_seen_at,
+           w.disk_full, w.spooled, w.spool_bytes,
            {_IS_LIVE} AS is_live,
            (SELECT count(*) FROM attempts a
              WHERE a.worker_id = w.worker_id AND a.ended_at IS NULL AND a.started_at IS NOT NULL) AS running
@@ -77,6 +91,17 @@ class RegisteredWorker:
 
 
 @dataclass(frozen=True)
+class Seat:
+    """Whose place a worker's is, and what it takes from."""
+
+    boot_id: str
+    user_id: str | None
+    """Of the token that it came with; None: it shares our database."""
+    token_id: str | None
+    queues: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class WorkerRow:
     """A worker and what it does now."""
 
@@ -89,6 +114,10 @@ class WorkerRow:
     version: str
     isolation: str
     draining: bool
+    disk_full: bool
+    spooled: int
+    """Attempts in its spool, of ``spool_bytes`` in all."""
+    spool_bytes: int
     is_live: bool
 
 
@@ -114,8 +143,13 @@ class QueueSight:
     ahead: int
 
 
-async def register_worker(tx: Transaction, identity: WorkerIdentity) -> RegisteredWorker:
-    """Write down a worker process; it takes the place of the earlier one of its name."""
+async def register_worker(
+    tx: Transaction, identity: WorkerIdentity, *, user_id: str | None = None, token_id: str | None = None
+) -> RegisteredWorker | None:
+    """Write down a worker process; it takes the place of the earlier one of its name.
+
+    None: the name belongs to a worker of another user.
+    """
     before = await (await tx.execute(_FIND_BOOT, {"name": identity.name})).fetchone()
     cursor = await tx.execute(
         _REGISTER,
@@ -126,24 +160,33 @@ async def register_worker(tx: Transaction, identity: WorkerIdentity) -> Register
             "slots": identity.slots,
             "version": identity.version,
             "isolation": identity.isolation,
+            "user_id": user_id,
+            "token_id": token_id,
         },
     )
     row = await cursor.fetchone()
-    assert row is not None  # noqa: S101 - an upsert returns its row
+    if row is None:
+        return None
     return RegisteredWorker(
         row["worker_id"], is_new_boot=before is None or before["boot_id"] != identity.boot_id
     )
 
 
-async def find_queues(tx: Transaction, worker_id: str) -> tuple[str, ...] | None:
-    """Return the queues a worker takes from, None if there is no such worker."""
-    row = await (await tx.execute(_FIND_QUEUES, {"worker_id": worker_id})).fetchone()
-    return tuple(row["queues"]) if row else None
+async def find_seat(tx: Transaction, worker_id: str) -> Seat | None:
+    """Return whose a worker is, None if there is no such worker."""
+    row = await (await tx.execute(_FIND_SEAT, {"worker_id": worker_id})).fetchone()
+    return Seat(**row | {"queues": tuple(row["queues"])}) if row else None
 
 
-async def retire_worker(tx: Transaction, worker_id: str) -> None:
-    """Write down that a worker has gone."""
-    await tx.execute(_RETIRE, {"worker_id": worker_id})
+async def mark_seen(tx: Transaction, worker_ids: Collection[str]) -> None:
+    """Write down that these workers wait for work, so they are alive and have room."""
+    await tx.execute(_MARK_SEEN, {"worker_ids": list(worker_ids)})
+
+
+async def retire_worker(tx: Transaction, worker_id: str, boot_id: str) -> bool:
+    """Write down that a worker has gone. False: another process has its place."""
+    retired = await tx.execute(_RETIRE, {"worker_id": worker_id, "boot_id": boot_id})
+    return retired.rowcount == 1
 
 
 async def list_workers(tx: Transaction, *, heartbeat: timedelta) -> list[WorkerRow]:

@@ -78,6 +78,7 @@ async def open_core(settings: Settings, dsn: str, *, objects_dir: Path) -> Async
         stack.push_async_callback(_stop, bell.stop, "bell")
         core = _compose_core(settings, dsn, database, bell, _open_objects(settings, objects_dir))
         stack.push_async_callback(_stop, core.accounts.flush_last_used, "accounts")
+        stack.push_async_callback(_stop, core.attempts.close, "dispatch")
         yield core
 
 
@@ -141,7 +142,9 @@ def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, 
         accounts=AccountService(database),
         jobs=JobService(database, queue, bell, vault, policy, tally=tally, heartbeat=timing.heartbeat),
         policy=policy,
-        attempts=AttemptService(database, queue, bell, vault, timing, tally=tally),
+        attempts=AttemptService(
+            database, queue, bell, vault, timing, tally=tally, public_url=settings.public_url
+        ),
         logs=LogService(database, objects, bell),
         log_reader=LogReader(database, objects, bell),
         overview=Overview(database, heartbeat=timing.heartbeat),

@@ -12,7 +12,7 @@ Duties, in this order:
 import asyncio
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
@@ -21,12 +21,14 @@ from typing import Literal
 import msgspec
 import structlog
 
-from reactorcide.domain.errors import ClaimLost, Unavailable
+from reactorcide.domain.errors import Unavailable
 from reactorcide.domain.jobs import Claim, StartedAttempt
 from reactorcide.domain.reasons import Fault, Reason
+from reactorcide.domain.workers import Registration
 from reactorcide.worker.gateway.port import Gateway
 from reactorcide.worker.runner import Runner, RunnerPool
 from reactorcide.worker.shipping import (
+    NOT_OURS,
     LogShipper,
     ShippingEnd,
     deliver_result,
@@ -80,6 +82,16 @@ class HostTerms:
     uid_base: int | None = None
     """Host uid of the first slot's sandbox where the worker is root; None: the worker's own."""
     public_url: str | None = None
+
+    def as_registered(self, registration: Registration) -> "HostTerms":
+        """Return these terms with the times of the coordinator, and its address unless one is known."""
+        grace = registration.cancel_grace_seconds
+        return replace(
+            self,
+            policy=msgspec.structs.replace(self.policy, cancel_grace_seconds=grace),
+            lost_after=timedelta(seconds=registration.lost_after_seconds),
+            public_url=registration.public_url or self.public_url,
+        )
 
 
 class Attempt:
@@ -165,8 +177,8 @@ class Attempt:
                     await self._gateway.release(self.claim)
                     return None
                 return await self._gateway.start(self.claim)
-            except ClaimLost:
-                self._log.info("attempt.not_started", reason="claim lost")
+            except NOT_OURS as error:
+                self._log.info("attempt.not_started", reason=str(error))
                 return None
             except Unavailable as error:
                 self._log.warning("attempt.start_delayed", part=error.part, tries=tries)

@@ -5,8 +5,10 @@ Duties, in this order:
 1. kill and remove what a former self left on this host;
 2. register, naming the attempts whose results the spool still holds, and deliver those;
 3. claim, never without a free slot, and run each claim as an `Attempt` of its own;
-4. beat for all attempts at once, and obey the orders that come back;
-5. on `drain` claim no more and let the attempts end; on `stop` kill them and say so.
+4. beat for all attempts at once, and obey the orders that come back; who holds nothing and waits for work
+   need not beat, for it is seen waiting;
+5. on `drain` claim no more and let the attempts end; on `stop` kill them and say so;
+6. step down when another process has taken over the name.
 """
 
 import asyncio
@@ -21,20 +23,28 @@ from pathlib import Path
 
 import structlog
 
-from reactorcide.domain.errors import NotFound, ReactorcideError, Unavailable
+from reactorcide.domain.errors import (
+    Forbidden,
+    Misconfigured,
+    NotFound,
+    ReactorcideError,
+    Superseded,
+    Unavailable,
+)
 from reactorcide.domain.jobs import Claim
-from reactorcide.domain.workers import Registration, WorkerIdentity
+from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 from reactorcide.worker.attempt import Attempt, HostTerms, deliver_leftover, has_outcome
 from reactorcide.worker.cancelling import cancel_tasks
 from reactorcide.worker.gateway.port import Gateway
 from reactorcide.worker.runner import RunnerPool
-from reactorcide.worker.shipping import pause_before_retry
+from reactorcide.worker.shipping import NOT_OURS, pause_before_retry
 from reactorcide.worker.spool import AttemptSpool, Spool
 
 log = structlog.get_logger()
 
-CLAIM_WAIT = timedelta(seconds=30)
-ORDERS_WAIT = timedelta(seconds=30)
+# Below the minute after which proxies on the way like to give a silent answer up.
+CLAIM_WAIT = timedelta(seconds=50)
+ORDERS_WAIT = timedelta(seconds=50)
 CALL_LIMIT_SECONDS = 15.0
 """A heartbeat without an answer by then is given up and made again."""
 DELIVERY_PATIENCE_SECONDS = 5.0
@@ -74,14 +84,20 @@ class Worker:
         self._runners = runners
         self._clean_host = clean_host
         self._spool = Spool(plan.spool_dir)
+        self._terms = plan.terms
         self._free_slots = list(range(plan.identity.slots))
         self._slot_freed = asyncio.Event()
         self._attempts: dict[Claim, Attempt] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._deliveries: set[asyncio.Task[None]] = set()
+        self._holds_some = asyncio.Event()
+        self._is_asking = False
+        self._has_free_disk = True
+        self._told: WorkerReport | None = None
         self._beat_now = asyncio.Event()
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
+        self._is_superseded = False
         self._worker_id = ""
 
     @property
@@ -101,7 +117,11 @@ class Worker:
         self.drain()
 
     async def run(self) -> None:
-        """Work until drained or stopped."""
+        """Work until drained or stopped.
+
+        Raises:
+            Misconfigured: the name is somebody else's, or another process has taken it over.
+        """
         await self._clean_host(None)
         leftovers = await asyncio.to_thread(self._spool.leftovers)
         registration = await self._register([spool.claim for spool in leftovers if has_outcome(spool)])
@@ -121,6 +141,11 @@ class Worker:
             await cancel_tasks((*helpers, *self._running, *self._deliveries))
             await self._runners.close()
             await self._say_good_bye()
+        if self._is_superseded:
+            raise Misconfigured(
+                f"another process has registered as worker {self._plan.identity.name!r}:"
+                " give each a WORKER_NAME of its own"
+            )
 
     async def _register(self, spooled: list[Claim]) -> Registration | None:
         tries = 0
@@ -131,8 +156,12 @@ class Worker:
             except Unavailable as error:
                 log.warning("worker.not_registered", part=error.part, tries=tries)
                 await pause_before_retry(tries)
+            except Forbidden as error:
+                raise Misconfigured(f"the coordinator does not take this worker: {error}") from error
             else:
                 self._worker_id = registration.worker_id
+                self._terms = self._plan.terms.as_registered(registration)
+                self._told = None
                 return registration
         return None
 
@@ -164,6 +193,9 @@ class Worker:
                 log.warning("worker.forgotten")
                 await self._register([])
                 continue
+            except Superseded:
+                self._step_down()
+                continue
             except Exception:
                 failures += 1
                 log.exception("worker.claim_crashed", tries=failures)
@@ -180,9 +212,11 @@ class Worker:
         """Wait for claims, and give back at once what comes after draining began."""
         asking = asyncio.ensure_future(self._gateway.claim(self._worker_id, free, CLAIM_WAIT))
         draining = asyncio.create_task(self._draining.wait())
+        self._is_asking = True
         try:
             await asyncio.wait({asking, draining}, return_when=asyncio.FIRST_COMPLETED)
         finally:
+            self._is_asking = False
             draining.cancel()
             # A claim that is lost here goes back with the good-bye, or after its start deadline.
             await cancel_tasks({asking})
@@ -192,9 +226,9 @@ class Worker:
         for claim in claims:
             try:
                 await self._gateway.release(claim)
-            except Unavailable as error:
+            except (Unavailable, *NOT_OURS) as error:
                 # It goes back by itself after its start deadline.
-                log.warning("claim.not_released", job_id=claim.job_id, part=error.part)
+                log.warning("claim.not_released", job_id=claim.job_id, error=str(error))
 
     def _take_on(self, claim: Claim) -> None:
         slot = heapq.heappop(self._free_slots)
@@ -204,9 +238,10 @@ class Worker:
             gateway=self._gateway,
             runners=self._runners,
             spool=self._spool,
-            terms=self._plan.terms,
+            terms=self._terms,
         )
         self._attempts[claim] = attempt
+        self._holds_some.set()
         if self._draining.is_set():
             attempt.obey("shutdown")
         task = asyncio.create_task(self._carry_out(attempt, slot))
@@ -225,6 +260,8 @@ class Worker:
             log.exception("attempt.crashed", job_id=attempt.claim.job_id, attempt=attempt.claim.attempt)
         finally:
             del self._attempts[attempt.claim]
+            if not self._attempts:
+                self._holds_some.clear()
             heapq.heappush(self._free_slots, slot)
             self._slot_freed.set()
 
@@ -242,6 +279,8 @@ class Worker:
             try:
                 async with asyncio.timeout(CALL_LIMIT_SECONDS):
                     await self._beat_once()
+            except Superseded:
+                self._step_down()
             except (ReactorcideError, TimeoutError) as error:
                 log.warning("worker.heartbeat_failed", error=str(error) or "no answer", held=self.running)
                 await asyncio.sleep(min(1.0, interval_seconds))
@@ -251,7 +290,12 @@ class Worker:
 
     async def _beat_once(self) -> None:
         held = [claim for claim, attempt in self._attempts.items() if attempt.is_held]
-        orders = await self._gateway.heartbeat(self._worker_id, held, draining=self._draining.is_set())
+        spooled, spool_bytes = await asyncio.to_thread(self._spool.measure)
+        report = WorkerReport(self._draining.is_set(), self._has_free_disk, spooled, spool_bytes)
+        if self._is_asking and not held and report == self._told:
+            return
+        orders = await self._gateway.heartbeat(self._worker_id, held, report)
+        self._told = report
         for answer in orders:
             attempt = self._attempts.get(answer.claim)
             if attempt is None:
@@ -264,17 +308,30 @@ class Worker:
     async def _hear_orders(self) -> None:
         failures = 0
         while True:
+            await self._holds_some.wait()
             try:
                 if await self._gateway.wait_for_orders(self._worker_id, ORDERS_WAIT):
                     self._beat_now.set()
                 failures = 0
-            except Unavailable:
+            except (Unavailable, NotFound):
                 failures += 1
                 await pause_before_retry(failures)
+            except Superseded:
+                self._step_down()
+                return
             except Exception:
                 failures += 1
                 log.exception("worker.orders_crashed")
                 await pause_before_retry(failures)
+
+    def _step_down(self) -> None:
+        """Another process has the name: what runs here is its no more, and ours no longer."""
+        if not self._is_superseded:
+            log.error("worker.superseded", worker=self._plan.identity.name)
+        self._is_superseded = True
+        for attempt in self._attempts.values():
+            attempt.obey("abandon")
+        self.stop()
 
     async def _await_attempts(self) -> None:
         """Let the attempts end, kill them after the drain limit, and give up what cannot be told."""
@@ -304,8 +361,16 @@ class Worker:
             free = await asyncio.to_thread(_free_bytes, path)
             if free < LEAST_FREE_BYTES:
                 log.warning("worker.disk_full", path=str(path), free_bytes=free)
+                self._note_room(has_room=False)
                 return False
+        self._note_room(has_room=True)
         return True
+
+    def _note_room(self, *, has_room: bool) -> None:
+        """Keep in mind what is told with heartbeats; a change is told at once."""
+        if has_room != self._has_free_disk:
+            self._has_free_disk = has_room
+            self._beat_now.set()
 
     async def _wait_for_slot(self) -> None:
         self._slot_freed.clear()

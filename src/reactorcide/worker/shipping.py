@@ -10,7 +10,15 @@ from enum import Enum
 import msgspec
 import structlog
 
-from reactorcide.domain.errors import ClaimLost, InvalidInput, LogMismatch, OffsetGap, Unavailable
+from reactorcide.domain.errors import (
+    ClaimLost,
+    InvalidInput,
+    LogMismatch,
+    NotFound,
+    OffsetGap,
+    Superseded,
+    Unavailable,
+)
 from reactorcide.domain.jobs import AttemptOutcome, Claim
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.retry import retry_delay
@@ -21,6 +29,8 @@ from runnerlib.spec import RunResult
 
 log = structlog.get_logger()
 
+NOT_OURS = (ClaimLost, Superseded, NotFound)
+"""The coordinator's answers that mean: this attempt is not, or no longer, this process's."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MAX_BATCH_BYTES = 1024 * 1024
@@ -99,7 +109,7 @@ class LogShipper:
                 log.warning("log.rewound", **_ids(self._claim), offset=batch.offset, length=gap.length)
                 await asyncio.to_thread(self._reader.rewind, gap.length)
                 return None
-            except ClaimLost:
+            except NOT_OURS:
                 return ShippingEnd.REFUSED
             except LogMismatch:
                 log.error("log.mismatched", **_ids(self._claim), offset=batch.offset)
@@ -134,7 +144,7 @@ async def _deliver(gateway: Gateway, claim: Claim, outcome: AttemptOutcome) -> b
         tries += 1
         try:
             await gateway.finish(claim, outcome)
-        except ClaimLost:
+        except NOT_OURS:
             log.warning("attempt.outcome_refused", **_ids(claim), status=outcome.status)
             return False
         except Unavailable as error:

@@ -4,6 +4,7 @@ A runner writes ``log``, ``index`` and, last, ``result.json`` (see `runnerlib.sp
 worker adds only ``worker``, the id under which it holds the attempt. No secret is ever in here.
 """
 
+import contextlib
 import hashlib
 import os
 import re
@@ -95,6 +96,18 @@ class Spool:
         if not self.root.is_dir():
             return []
         return [spool for path in sorted(self.root.iterdir()) if (spool := _read_spool(path)) is not None]
+
+    def measure(self) -> tuple[int, int]:
+        """Return how many attempts are in the spool, and their bytes in all."""
+        attempts = size = 0
+        with contextlib.suppress(FileNotFoundError):
+            for folder in os.scandir(self.root):
+                if _NAME.fullmatch(folder.name):
+                    attempts += 1
+                    # Removed under our eyes, it counts as far as it was seen.
+                    with contextlib.suppress(FileNotFoundError):
+                        size += sum(file.stat().st_size for file in os.scandir(folder))
+        return attempts, size
 
 
 def _read_spool(path: Path) -> AttemptSpool | None:
