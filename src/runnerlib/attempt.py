@@ -89,6 +89,7 @@ def main() -> int:
         timeout_seconds=spec.timeout_seconds,
         silence_seconds=spec.silence_timeout_seconds,
         fence_seconds=spec.fence_seconds,
+        fence_used_seconds=spec.fence_used_seconds,
         grace_seconds=spec.host.cancel_grace_seconds,
         said_already=said_after,
     )

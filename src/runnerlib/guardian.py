@@ -2,9 +2,11 @@
 
 Whoever orders, whatever hangs: a dead worker, a worker that fell silent, a limit of time, output,
 memory or disk, or the word of a user each end in the same way, TERM first where the job is owed a
-grace time. All times are of the monotonic clock. Used by one thread.
+grace time. All times are of the monotonic clock, but those of the lease, which go on while the machine
+sleeps. Used by one thread.
 """
 
+import math
 import os
 import select
 import time
@@ -48,6 +50,7 @@ class Guardian:
         timeout_seconds: from now.
         silence_seconds: without output; None: never.
         fence_seconds: without a `Renewed`; None: never.
+        fence_used_seconds: so much of the first of these has passed by now.
         grace_seconds: between TERM and KILL.
         said_already: what was read of the control lines before.
     """
@@ -60,6 +63,7 @@ class Guardian:
         silence_seconds: float | None,
         fence_seconds: float | None,
         grace_seconds: float,
+        fence_used_seconds: float = 0.0,
         said_already: bytes = b"",
     ) -> None:
         now = time.monotonic()
@@ -69,7 +73,7 @@ class Guardian:
         self._deadline = now + timeout_seconds
         self._silence = silence_seconds
         self._fence = fence_seconds
-        self._renewed_at = now
+        self._renewed_at = _lease_clock() - fence_used_seconds
         self._grace = grace_seconds
         self._is_kill_ordered = False
         self._take_in(said_already)
@@ -106,7 +110,7 @@ class Guardian:
         return False
 
     def _has_ended(self, job: RunningJob) -> bool:
-        tick = min(TICK_SECONDS, max(0.0, self._next_deadline() - time.monotonic()))
+        tick = min(TICK_SECONDS, max(0.0, self._deadline - time.monotonic()), max(0.0, self._fence_left()))
         if self._control is None:
             return job.wait(tick)
         if job.wait(tick, self._control):
@@ -126,9 +130,8 @@ class Guardian:
         job.kill()
         job.wait(_END_SECONDS)
 
-    def _next_deadline(self) -> float:
-        fence = self._renewed_at + self._fence if self._fence is not None else self._deadline
-        return min(self._deadline, fence)
+    def _fence_left(self) -> float:
+        return math.inf if self._fence is None else self._renewed_at + self._fence - _lease_clock()
 
     def _look_at_clock(self, last_output: float | None) -> None:
         self._look_at_fence()
@@ -141,7 +144,7 @@ class Guardian:
             self.verdict = Verdict.SILENT
 
     def _look_at_fence(self) -> None:
-        if self._fence is not None and time.monotonic() >= self._renewed_at + self._fence:
+        if self._fence_left() <= 0:
             self._stop_at_once(Verdict.WORKER_SILENT)
 
     def _listen(self, timeout_seconds: float) -> None:
@@ -171,7 +174,7 @@ class Guardian:
         except ValueError:
             return  # a newer worker may say more than we know
         if isinstance(message, Renewed):
-            self._renewed_at = time.monotonic()
+            self._renewed_at = max(self._renewed_at, _lease_clock() - message.age_seconds)
         elif isinstance(message, Stop):
             if message.how == "cancel":
                 self.verdict = self.verdict or Verdict.CANCELLED
@@ -182,3 +185,9 @@ class Guardian:
         """A stronger order overrides the grace time of a weaker one, not why the job was ended."""
         self.verdict = self.verdict or verdict
         self._is_kill_ordered = True
+
+
+def _lease_clock() -> float:
+    """Return seconds that go on while the machine sleeps, as the coordinator's do meanwhile."""
+    boot_time = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot_time is None else time.clock_gettime(boot_time)

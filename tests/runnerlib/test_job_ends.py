@@ -222,6 +222,27 @@ def test_a_job_whose_lease_is_not_renewed_is_killed(attempts: Attempts) -> None:
     assert is_gone(mark)
 
 
+def test_a_renewal_that_was_long_on_its_way_counts_from_its_sending(attempts: Attempts) -> None:
+    job = attempts.start("echo begun; sleep 60", fence_seconds=4.0)
+    job.wait_for(b"begun")
+    ends = time.monotonic() + 8
+
+    while job.process.poll() is None and time.monotonic() < ends:
+        job.send(Renewed(age_seconds=3.9))
+        time.sleep(0.1)
+
+    result = job.wait(5)
+    assert (result.status, result.reason) == ("failed", "worker_lost")
+
+
+def test_what_the_start_took_counts_against_the_first_lease(attempts: Attempts) -> None:
+    job = attempts.start("echo begun; sleep 60", fence_seconds=60.0, fence_used_seconds=58.0)
+
+    result = job.wait(10)
+
+    assert (result.status, result.reason) == ("failed", "worker_lost")
+
+
 def test_an_abandoned_job_is_killed_at_once(attempts: Attempts) -> None:
     mark = mark_of(47)
     job = attempts.start(f"trap '' TERM; echo begun; sleep {mark}", host=policy(grace=60))

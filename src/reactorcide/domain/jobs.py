@@ -126,6 +126,8 @@ class StartedAttempt:
     deadline_seconds: float
     """From the answer, not by the clock: no rule compares clocks of two machines."""
     lease_seconds: float
+    lease_left_seconds: float
+    """Less than the whole lease when the start is repeated; a worker counts it from sending the call."""
     may_run_again: bool
     """`max_runs` allows another run, so this one must be dead soon after its lease (self-fencing)."""
 

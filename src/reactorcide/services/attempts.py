@@ -199,6 +199,7 @@ class AttemptService:
                 spec=self._unseal(claim.job_id, row.spec, row.sealed),
                 deadline_seconds=max(0.0, row.deadline_seconds),
                 lease_seconds=self._timing.lease.total_seconds(),
+                lease_left_seconds=row.lease_left_seconds,
                 may_run_again=row.may_run_again,
             )
 

@@ -50,7 +50,9 @@ _START = f"""
     SELECT 1 FROM moved
 """
 _FIND_STARTED = f"""
-    SELECT {JOB_COLUMNS}, j.job_secrets, extract(epoch FROM j.deadline_at - now())::float8 AS deadline_seconds
+    SELECT {JOB_COLUMNS}, j.job_secrets,
+           extract(epoch FROM j.deadline_at - now())::float8 AS deadline_seconds,
+           extract(epoch FROM a.lease_expires_at - now())::float8 AS lease_left_seconds
       FROM {JOB_SOURCE} WHERE {_FENCE} AND j.status = 'running'
 """
 # What beats is soon repeated: this transaction need not wait for the disk.
@@ -209,6 +211,7 @@ class StartedRow:
     spec: JobSpec
     sealed: bytes | None
     deadline_seconds: float
+    lease_left_seconds: float
     may_run_again: bool
 
 
@@ -234,6 +237,7 @@ async def start_attempt(tx: Transaction, claim: Claim, *, lease: timedelta) -> S
         spec=spec_of(row),
         sealed=row["job_secrets"],
         deadline_seconds=row["deadline_seconds"],
+        lease_left_seconds=row["lease_left_seconds"],
         may_run_again=row["runs"] < row["max_runs"],
     )
 

@@ -10,6 +10,7 @@ Duties, in this order:
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, replace
@@ -121,6 +122,8 @@ class Attempt:
         self._order: Order | None = None
         self._has_runner_ended = False
         self._may_run_again = False
+        self._renewed_at = -math.inf
+        """When the last renewal was sent, by the monotonic clock; the start is one."""
         self._backstop: asyncio.TimerHandle | None = None
         self._log = log.bind(job_id=claim.job_id, attempt=claim.attempt)
 
@@ -151,10 +154,11 @@ class Attempt:
         await asyncio.wait({shipping}, timeout=LOG_PATIENCE_SECONDS)
         return await self._settle(spool, result, shipping)
 
-    def renew(self) -> None:
-        """Tell the runner that the lease was renewed."""
+    def renew(self, sent_at: float) -> None:
+        """Tell the runner that the lease was renewed by what was sent at ``sent_at`` (monotonic)."""
+        self._renewed_at = max(self._renewed_at, sent_at)
         if self._runner is not None:
-            self._runner.send(Renewed())
+            self._runner.send(Renewed(age_seconds=time.monotonic() - self._renewed_at))
 
     def obey(self, order: Order) -> None:
         """Stop the job as ordered; a weaker order after a stronger one changes nothing.
@@ -176,13 +180,18 @@ class Attempt:
                 if self._order is not None:
                     await self._gateway.release(self.claim)
                     return None
-                return await self._gateway.start(self.claim)
+                sent_at = time.monotonic()
+                started = await self._gateway.start(self.claim)
             except NOT_OURS as error:
                 self._log.info("attempt.not_started", reason=str(error))
                 return None
             except Unavailable as error:
                 self._log.warning("attempt.start_delayed", part=error.part, tries=tries)
                 await pause_before_retry(tries)
+            else:
+                # An earlier try may have started it, and only its answer was lost.
+                self._renewed_at = sent_at - (started.lease_seconds - started.lease_left_seconds)
+                return started
 
     async def _execute(self, started: StartedAttempt, spool: AttemptSpool, shipper: LogShipper) -> RunResult:
         began = time.monotonic()
@@ -334,6 +343,7 @@ class Attempt:
             timeout_seconds=started.deadline_seconds,
             silence_timeout_seconds=job.silence_timeout_seconds,
             fence_seconds=fence,
+            fence_used_seconds=time.monotonic() - self._renewed_at,
             network=job.network,
             resources=Resources(
                 cpu=job.resources.cpu, memory_mb=job.resources.memory_mb, pids=job.resources.pids

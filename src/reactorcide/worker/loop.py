@@ -12,7 +12,6 @@ Duties, in this order:
 """
 
 import asyncio
-import contextlib
 import heapq
 import shutil
 import time
@@ -36,6 +35,7 @@ from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerRepor
 from reactorcide.worker.attempt import Attempt, HostTerms, deliver_leftover, has_outcome
 from reactorcide.worker.cancelling import cancel_tasks
 from reactorcide.worker.gateway.port import Gateway
+from reactorcide.worker.heart import Heart
 from reactorcide.worker.runner import RunnerPool
 from reactorcide.worker.shipping import NOT_OURS, pause_before_retry
 from reactorcide.worker.spool import AttemptSpool, Spool
@@ -44,9 +44,6 @@ log = structlog.get_logger()
 
 # Below the minute after which proxies on the way like to give a silent answer up.
 CLAIM_WAIT = timedelta(seconds=50)
-ORDERS_WAIT = timedelta(seconds=50)
-CALL_LIMIT_SECONDS = 15.0
-"""A heartbeat without an answer by then is given up and made again."""
 DELIVERY_PATIENCE_SECONDS = 5.0
 """How long the first claim waits for results of a former self to be delivered."""
 STOP_LIMIT_SECONDS = 30.0
@@ -90,11 +87,9 @@ class Worker:
         self._attempts: dict[Claim, Attempt] = {}
         self._running: set[asyncio.Task[None]] = set()
         self._deliveries: set[asyncio.Task[None]] = set()
-        self._holds_some = asyncio.Event()
+        self._heart: Heart | None = None
         self._is_asking = False
         self._has_free_disk = True
-        self._told: WorkerReport | None = None
-        self._beat_now = asyncio.Event()
         self._draining = asyncio.Event()
         self._stopping = asyncio.Event()
         self._is_superseded = False
@@ -108,8 +103,7 @@ class Worker:
     def drain(self) -> None:
         """Claim no more; `run` returns when the attempts have ended, or after the drain limit."""
         self._draining.set()
-        if self._attempts:
-            self._beat_now.set()
+        self._beat_soon()
 
     def stop(self) -> None:
         """Kill the jobs; `run` returns when that is told, or cannot be told for a while."""
@@ -130,10 +124,15 @@ class Worker:
         self._runners.warm_up()
         await self._deliver_leftovers(leftovers)
         self.is_registered.set()
-        helpers = [
-            asyncio.create_task(self._beat(registration.heartbeat_seconds)),
-            asyncio.create_task(self._hear_orders()),
-        ]
+        self._heart = Heart(
+            self._gateway,
+            registration,
+            self._attempts,
+            report=self._report,
+            is_seen=lambda: self._is_asking,
+            step_down=self._step_down,
+        )
+        helpers = [asyncio.create_task(self._heart.beat()), asyncio.create_task(self._heart.hear_orders())]
         try:
             await self._claim_until_drained()
             await self._await_attempts()
@@ -161,7 +160,8 @@ class Worker:
             else:
                 self._worker_id = registration.worker_id
                 self._terms = self._plan.terms.as_registered(registration)
-                self._told = None
+                if self._heart is not None:
+                    self._heart.registration = registration
                 return registration
         return None
 
@@ -241,7 +241,8 @@ class Worker:
             terms=self._terms,
         )
         self._attempts[claim] = attempt
-        self._holds_some.set()
+        if self._heart is not None:
+            self._heart.holds_some.set()
         if self._draining.is_set():
             attempt.obey("shutdown")
         task = asyncio.create_task(self._carry_out(attempt, slot))
@@ -260,8 +261,8 @@ class Worker:
             log.exception("attempt.crashed", job_id=attempt.claim.job_id, attempt=attempt.claim.attempt)
         finally:
             del self._attempts[attempt.claim]
-            if not self._attempts:
-                self._holds_some.clear()
+            if self._heart is not None and not self._attempts:
+                self._heart.holds_some.clear()
             heapq.heappush(self._free_slots, slot)
             self._slot_freed.set()
 
@@ -270,59 +271,9 @@ class Worker:
         self._deliveries.add(task)
         task.add_done_callback(self._deliveries.discard)
 
-    async def _beat(self, interval_seconds: float) -> None:
-        while True:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(interval_seconds):
-                    await self._beat_now.wait()
-            self._beat_now.clear()
-            try:
-                async with asyncio.timeout(CALL_LIMIT_SECONDS):
-                    await self._beat_once()
-            except Superseded:
-                self._step_down()
-            except (ReactorcideError, TimeoutError) as error:
-                log.warning("worker.heartbeat_failed", error=str(error) or "no answer", held=self.running)
-                await asyncio.sleep(min(1.0, interval_seconds))
-                self._beat_now.set()
-            except Exception:
-                log.exception("worker.heartbeat_crashed")
-
-    async def _beat_once(self) -> None:
-        held = [claim for claim, attempt in self._attempts.items() if attempt.is_held]
+    async def _report(self) -> WorkerReport:
         spooled, spool_bytes = await asyncio.to_thread(self._spool.measure)
-        report = WorkerReport(self._draining.is_set(), self._has_free_disk, spooled, spool_bytes)
-        if self._is_asking and not held and report == self._told:
-            return
-        orders = await self._gateway.heartbeat(self._worker_id, held, report)
-        self._told = report
-        for answer in orders:
-            attempt = self._attempts.get(answer.claim)
-            if attempt is None:
-                continue
-            if answer.order != "abandon":
-                attempt.renew()
-            if answer.order != "go_on":
-                attempt.obey(answer.order)
-
-    async def _hear_orders(self) -> None:
-        failures = 0
-        while True:
-            await self._holds_some.wait()
-            try:
-                if await self._gateway.wait_for_orders(self._worker_id, ORDERS_WAIT):
-                    self._beat_now.set()
-                failures = 0
-            except (Unavailable, NotFound):
-                failures += 1
-                await pause_before_retry(failures)
-            except Superseded:
-                self._step_down()
-                return
-            except Exception:
-                failures += 1
-                log.exception("worker.orders_crashed")
-                await pause_before_retry(failures)
+        return WorkerReport(self._draining.is_set(), self._has_free_disk, spooled, spool_bytes)
 
     def _step_down(self) -> None:
         """Another process has the name: what runs here is its no more, and ours no longer."""
@@ -370,7 +321,11 @@ class Worker:
         """Keep in mind what is told with heartbeats; a change is told at once."""
         if has_room != self._has_free_disk:
             self._has_free_disk = has_room
-            self._beat_now.set()
+            self._beat_soon()
+
+    def _beat_soon(self) -> None:
+        if self._heart is not None:
+            self._heart.beat_soon.set()
 
     async def _wait_for_slot(self) -> None:
         self._slot_freed.clear()

@@ -82,6 +82,8 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     silence_timeout_seconds: float | None = None
     fence_seconds: float | None = None
     """Kill the sandbox when no `Renewed` came for so long. None: nobody renews, as on a laptop."""
+    fence_used_seconds: float = 0.0
+    """So much of the first of these has passed when the spec is given."""
     network: Literal["default", "none"] = "default"
     resources: Resources = Resources()
     artifacts: tuple[str, ...] = ("**",)

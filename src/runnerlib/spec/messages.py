@@ -17,7 +17,12 @@ import msgspec
 
 
 class Renewed(msgspec.Struct, frozen=True, tag_field="type", tag="renewed", forbid_unknown_fields=True):
-    """The lease was renewed: the silence that fences is counted from now."""
+    """The lease was renewed: the silence that fences is counted from ``age_seconds`` ago.
+
+    That is when the renewal was sent; what the coordinator granted began no earlier.
+    """
+
+    age_seconds: float = 0.0
 
 
 class Stop(msgspec.Struct, frozen=True, tag_field="type", tag="stop", forbid_unknown_fields=True):
