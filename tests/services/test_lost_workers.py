@@ -1,14 +1,15 @@
 """What happens to jobs whose worker is lost, late or restarted: leases, amnesty, registration."""
 
 import uuid
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from fixture_types import MakeUser
 from job_desk import CANCELLED, NO_WAIT, TIMING, Clock, JobDesk, outcome
-from reactorcide.domain.accounts import Role
-from reactorcide.domain.errors import ClaimLost, Unavailable
+from reactorcide.domain.accounts import Role, TokenKind
+from reactorcide.domain.errors import ClaimLost, Forbidden, NotFound, Superseded, Unavailable
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import JobStatus
@@ -349,6 +350,106 @@ async def test_registering_the_same_boot_again_keeps_its_jobs(desk: JobDesk) -> 
 
     assert again.worker_id == worker
     assert (await desk.read(job.job_id)).status is JobStatus.RUNNING
+
+
+async def test_a_process_whose_name_was_taken_is_refused_and_cannot_retire_its_successor(
+    desk: JobDesk, make_user: MakeUser
+) -> None:
+    old, new = boot(), boot()
+    worker = (await desk.attempts.register(old, [])).worker_id
+    await desk.attempts.admit(worker, old.boot_id, None)
+
+    await desk.attempts.register(new, [])
+    await desk.attempts.deregister(worker, old.boot_id)
+
+    with pytest.raises(Superseded):
+        await desk.attempts.admit(worker, old.boot_id, None)
+    await desk.attempts.admit(worker, new.boot_id, None)
+    (seen,) = await Overview(desk.database).workers(await make_user(Role.ADMIN))
+    assert (seen.is_live, seen.slots) == (True, 2)
+
+
+async def test_a_name_belongs_to_the_user_whose_worker_had_it_first(
+    desk: JobDesk, make_user: MakeUser
+) -> None:
+    owner, other = await make_user(kind=TokenKind.WORKER), await make_user(kind=TokenKind.WORKER)
+    worker = (await desk.attempts.register(boot(), [], caller=owner)).worker_id
+
+    with pytest.raises(Forbidden):
+        await desk.attempts.register(boot(), [], caller=other)
+
+    # The owner's next token may, and so may who has the database.
+    next_token = replace(owner, token_id=str(uuid.uuid4()))
+    assert (await desk.attempts.register(boot(), [], caller=next_token)).worker_id == worker
+    assert (await desk.attempts.register(boot(), [])).worker_id == worker
+
+
+async def test_a_remote_worker_may_take_the_name_of_one_that_shared_the_database_once_it_has_gone(
+    desk: JobDesk, make_user: MakeUser
+) -> None:
+    caller = await make_user(kind=TokenKind.WORKER)
+    worker = await desk.worker()
+
+    with pytest.raises(Forbidden):
+        await desk.attempts.register(boot(), [], caller=caller)
+    await desk.attempts.deregister(worker, desk.boots[worker])
+
+    assert (await desk.attempts.register(boot(), [], caller=caller)).worker_id == worker
+
+
+async def test_auth_16_a_worker_is_spoken_for_with_its_own_token_only(
+    desk: JobDesk, make_user: MakeUser
+) -> None:
+    owner, other = await make_user(kind=TokenKind.WORKER), await make_user(kind=TokenKind.WORKER)
+    identity = boot()
+    worker = (await desk.attempts.register(identity, [], caller=owner)).worker_id
+
+    for caller in (other, None, replace(owner, token_id=str(uuid.uuid4()))):
+        with pytest.raises(Forbidden):
+            await desk.attempts.admit(worker, identity.boot_id, caller)
+    await desk.attempts.admit(worker, identity.boot_id, owner)
+
+
+async def test_an_unknown_worker_is_not_admitted(desk: JobDesk) -> None:
+    for worker_id in (str(uuid.uuid4()), "nonsense"):
+        with pytest.raises(NotFound):
+            await desk.attempts.admit(worker_id, str(uuid.uuid4()), None)
+
+
+async def test_a_worker_that_beats_but_does_not_obey_loses_the_job_after_its_deadline(desk: JobDesk) -> None:
+    job = await desk.submit(timeout_seconds=10)
+    claim = (await desk.start(await desk.worker())).claim
+    grace = TIMING.cancel_grace.total_seconds()
+
+    await desk.age(job.job_id, 10 + grace + 1)
+    order = await desk.beat(claim)
+    await desk.reap()
+    patient = await desk.read(job.job_id)
+    await desk.age(job.job_id, LOST)
+    await desk.beat(claim)
+    await desk.age(job.job_id, LOST)
+    await desk.reap()
+    after = await desk.read(job.job_id)
+
+    assert (order, patient.status) == ("kill", JobStatus.RUNNING)
+    assert (after.status, after.reason) == (JobStatus.TIMEOUT, Reason.TIMEOUT_RUN)
+    assert await desk.beat(claim) == "abandon"
+
+
+async def test_what_a_worker_reports_is_kept_and_the_next_boot_begins_anew(
+    desk: JobDesk, make_user: MakeUser
+) -> None:
+    worker, admin = await desk.worker(), await make_user(Role.ADMIN)
+
+    await desk.attempts.heartbeat(
+        worker, [], WorkerReport(draining=True, has_room=False, spooled=3, spool_bytes=2**40)
+    )
+    (told,) = await Overview(desk.database).workers(admin)
+    await desk.worker()
+    (reborn,) = await Overview(desk.database).workers(admin)
+
+    assert (told.draining, told.disk_full, told.spooled, told.spool_bytes) == (True, True, 3, 2**40)
+    assert (reborn.draining, reborn.disk_full, reborn.spooled, reborn.spool_bytes) == (False, False, 0, 0)
 
 
 async def test_a_spool_full_of_nonsense_does_not_hinder_registration(desk: JobDesk) -> None:
