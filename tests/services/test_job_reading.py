@@ -182,10 +182,46 @@ async def test_a_waiting_job_is_told_why(desk: JobDesk) -> None:
     resting = await desk.jobs.waiting_reason(second)
 
     assert nobody == "no live worker takes jobs from the queue reactorcide-jobs"
-    assert behind == "all slots of the queue reactorcide-jobs are busy; its position is 2"
-    assert taken == "a worker has taken the job and is about to start it"
+    assert behind == "8 of 8 slots of the queue reactorcide-jobs are free; its position is 2"
+    assert taken == "worker worker-1 has taken it and is about to start it"
     assert running is None
     assert resting == "it is tried again in 30 s"
+
+
+async def test_a_waiting_job_is_told_that_every_slot_is_busy(desk: JobDesk) -> None:
+    _, _, third = [await desk.submit() for _ in range(3)]
+    first, second = await desk.worker("w1", slots=1), await desk.worker("w2", slots=1)
+    await desk.start(first)
+    one_free = await desk.jobs.waiting_reason(third)
+    await desk.claim(second)
+    none_free = await desk.jobs.waiting_reason(third)
+
+    assert one_free == "1 of 2 slots of the queue reactorcide-jobs are free; its position is 2"
+    assert none_free == "all 2 slots of the queue reactorcide-jobs are busy; its position is 1"
+
+
+@pytest.mark.parametrize(
+    ("reports", "told"),
+    [
+        ([WorkerReport(has_room=False)] * 2, "reports a full disk"),
+        ([WorkerReport(draining=True)] * 2, "is draining"),
+        ([WorkerReport(draining=True), WorkerReport(has_room=False)], "is draining or reports a full disk"),
+    ],
+)
+async def test_a_waiting_job_is_told_that_no_live_worker_takes_jobs_now(
+    desk: JobDesk, reports: list[WorkerReport], told: str
+) -> None:
+    job = await desk.submit()
+    for number, report in enumerate(reports):
+        await desk.attempts.heartbeat(await desk.worker(f"w{number}"), [], report)
+
+    waiting = await desk.jobs.waiting_reason(job)
+    (queue,) = await Overview(desk.database).queues(desk.user)
+
+    assert waiting == f"every live worker of the queue reactorcide-jobs {told}"
+    assert queue.live_workers == 2
+    assert queue.draining_workers == sum(report.draining for report in reports)
+    assert queue.full_workers == sum(not report.has_room for report in reports)
 
 
 async def test_the_overview_counts_queues_and_workers(desk: JobDesk, make_user: MakeUser) -> None:

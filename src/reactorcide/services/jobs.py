@@ -15,6 +15,7 @@ from reactorcide.domain.errors import (
     InvalidInput,
     NotFound,
 )
+from reactorcide.domain.explanations import tell_waiting
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import REDACTED, Job, JobEvent, JobSpec
 from reactorcide.domain.status import JobStatus
@@ -26,10 +27,12 @@ from reactorcide.services.page_cursors import decode_cursor, encode_cursor
 from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault
 from reactorcide.store import idempotency as keys
-from reactorcide.store import job_lists, jobs, outbox, workers
+from reactorcide.store import job_lists, jobs, outbox
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database, Transaction
+from reactorcide.store.explanations import look_at_job
 from reactorcide.store.job_lists import JobFilter, PageKey
+from reactorcide.store.workers import LIVE_HEARTBEATS
 from runnerlib.spec import rules
 
 __all__ = ["IdempotencyKey", "JobFilter", "JobPage", "JobService", "Submission"]
@@ -40,7 +43,6 @@ _KEY = re.compile(r"[!-~]{1,255}")
 _SUBMIT_ROUTE = "POST /jobs"
 _LOOK_EVERY = timedelta(seconds=5)
 """How long a lost ring of the bell may delay who waits for a change."""
-_POSITIONS_COUNTED = 1_000
 
 
 @dataclass(frozen=True)
@@ -253,10 +255,8 @@ class JobService:
         if job.status not in (JobStatus.SUBMITTED, JobStatus.QUEUED):
             return None
         async with self._database.transaction() as tx:
-            sight = await workers.see_queue(
-                tx, job.job_id, heartbeat=self._heartbeat, limit=_POSITIONS_COUNTED
-            )
-        return _waiting_text(job, sight) if sight else None
+            sight = await look_at_job(tx, job.job_id, silence=self._heartbeat * LIVE_HEARTBEATS)
+        return tell_waiting(sight) if sight else None
 
     async def _enter(
         self, user_id: str, spec: JobSpec, *, key: jobs.KeyOfJob | None = None, retry_of: str | None = None
@@ -355,16 +355,3 @@ def _page(found: list[Job], limit: int, total: int | None) -> JobPage:
     last = shown[-1] if len(found) > limit else None
     cursor = encode_cursor(PageKey(last.created_at, last.job_id)) if last else None
     return JobPage(shown, total, cursor)
-
-
-def _waiting_text(job: Job, sight: workers.QueueSight) -> str:
-    if sight.is_claimed:
-        return "a worker has taken the job and is about to start it"
-    if sight.live_workers == 0:
-        return f"no live worker takes jobs from the queue {job.spec.queue_name}"
-    if sight.rest_seconds > 0:
-        return f"it is tried again in {sight.rest_seconds:.0f} s"
-    position = (
-        f"more than {_POSITIONS_COUNTED}" if sight.ahead >= _POSITIONS_COUNTED else str(sight.ahead + 1)
-    )
-    return f"all slots of the queue {job.spec.queue_name} are busy; its position is {position}"

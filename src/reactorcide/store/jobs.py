@@ -92,7 +92,8 @@ _CANCEL = """
            FOR UPDATE
     ), moved AS (
         UPDATE jobs j
-           SET desired = %(desired)s, version = j.version + 1, updated_at = now(),
+           SET desired = %(desired)s, desired_at = now(), desired_by = %(actor)s,
+               version = j.version + 1, updated_at = now(),
                status = CASE WHEN h.ends THEN 'cancelled' ELSE j.status END,
                completed_at = CASE WHEN h.ends THEN now() END,
                reason = CASE WHEN h.ends THEN 'cancelled_user' END,

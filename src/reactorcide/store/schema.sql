@@ -116,6 +116,8 @@ CREATE TABLE public.jobs (
     corndogs_task_id text,
     logs_object_key text,
     artifacts_object_key text,
+    desired_at timestamp with time zone,
+    desired_by text,
     CONSTRAINT a_lease_has_a_worker CHECK (((lease_id IS NULL) = (lease_worker IS NULL))),
     CONSTRAINT an_end_holds_no_lease CHECK (((status = ANY (ARRAY['submitted'::text, 'queued'::text, 'running'::text])) OR (lease_id IS NULL))),
     CONSTRAINT an_end_is_whole CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text, 'timeout'::text])) = ((completed_at IS NOT NULL) AND (reason IS NOT NULL) AND (fault IS NOT NULL)))),
@@ -144,7 +146,8 @@ CREATE TABLE public.outbox (
     payload jsonb NOT NULL,
     not_before timestamp with time zone DEFAULT now() NOT NULL,
     tries integer DEFAULT 0 NOT NULL,
-    done_at timestamp with time zone
+    done_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
 ALTER TABLE public.outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (

@@ -40,11 +40,12 @@ _MARK_SEEN = """
     UPDATE workers SET last_seen_at = now(), draining = false, disk_full = false
      WHERE worker_id = ANY(%(worker_ids)s) AND set_config('synchronous_commit', 'off', true) IS NOT NULL
 """
-_IS_LIVE = "w.slots > 0 AND w.last_seen_at > now() - %(silence)s"
+IS_LIVE = "w.slots > 0 AND w.last_seen_at > now() - %(silence)s"
+"""Of a worker w, where ``silence`` is `LIVE_HEARTBEATS` heartbeats."""
 _LIST_WORKERS = f"""
     SELECT w.worker_id, w.name, w.queues, w.slots, w.version, w.isolation, w.draining, w.last_seen_at,
            w.disk_full, w.spooled, w.spool_bytes,
-           {_IS_LIVE} AS is_live,
+           {IS_LIVE} AS is_live,
            (SELECT count(*) FROM attempts a
              WHERE a.worker_id = w.worker_id AND a.ended_at IS NULL AND a.started_at IS NOT NULL) AS running
       FROM workers w ORDER BY w.name
@@ -57,27 +58,16 @@ _LIST_QUEUES = f"""
     ), busy AS (
         SELECT queue_name AS name, count(*) AS running FROM jobs WHERE status = 'running' GROUP BY queue_name
     ), served AS (
-        SELECT q.name, count(*) FILTER (WHERE {_IS_LIVE}) AS live_workers
+        SELECT q.name, count(*) FILTER (WHERE {IS_LIVE}) AS live_workers,
+               count(*) FILTER (WHERE {IS_LIVE} AND w.draining) AS draining_workers,
+               count(*) FILTER (WHERE {IS_LIVE} AND w.disk_full) AS full_workers
           FROM workers w CROSS JOIN LATERAL unnest(w.queues) AS q (name) GROUP BY q.name
     )
     SELECT name, coalesce(ready, 0) AS ready, coalesce(running, 0) AS running,
            extract(epoch FROM now() - oldest)::float8 AS oldest_wait_seconds,
-           coalesce(live_workers, 0) AS live_workers
+           coalesce(live_workers, 0) AS live_workers,
+           coalesce(draining_workers, 0) AS draining_workers, coalesce(full_workers, 0) AS full_workers
       FROM waiting FULL JOIN busy USING (name) FULL JOIN served USING (name) ORDER BY name
-"""
-_SEE_QUEUE = f"""
-    SELECT j.lease_id IS NOT NULL AS is_claimed,
-           extract(epoch FROM j.not_before - now())::float8 AS rest_seconds,
-           (SELECT count(*) FROM workers w
-             WHERE {_IS_LIVE} AND NOT w.draining AND j.queue_name = ANY(w.queues)) AS live_workers,
-           (SELECT count(*) FROM (
-               SELECT 1 FROM jobs o
-                WHERE o.queue_name = j.queue_name AND o.status IN ('submitted', 'queued')
-                  AND o.lease_id IS NULL AND o.desired = 0 AND o.not_before <= now()
-                  AND (o.priority > j.priority OR o.priority = j.priority
-                       AND (o.created_at, o.job_id) < (j.created_at, j.job_id))
-                LIMIT %(limit)s) ahead) AS ahead
-      FROM jobs j WHERE j.job_id = %(job_id)s AND j.status IN ('submitted', 'queued')
 """
 
 
@@ -130,17 +120,9 @@ class QueueRow:
     running: int
     oldest_wait_seconds: float | None
     live_workers: int
-
-
-@dataclass(frozen=True)
-class QueueSight:
-    """What a waiting job sees: whether a worker has claimed it, and who is before it."""
-
-    is_claimed: bool
-    rest_seconds: float
-    """How long, if above 0, until it may be claimed."""
-    live_workers: int
-    ahead: int
+    draining_workers: int
+    """Live, and taking no more jobs; as those of ``full_workers``, who report a full disk."""
+    full_workers: int
 
 
 async def register_worker(
@@ -199,10 +181,3 @@ async def list_queues(tx: Transaction, *, heartbeat: timedelta) -> list[QueueRow
     """Return all queues that have jobs or workers, by name."""
     cursor = await tx.execute(_LIST_QUEUES, {"silence": heartbeat * LIVE_HEARTBEATS})
     return [QueueRow(**row) for row in await cursor.fetchall()]
-
-
-async def see_queue(tx: Transaction, job_id: str, *, heartbeat: timedelta, limit: int) -> QueueSight | None:
-    """Return what a waiting job sees, counting at most ``limit`` before it; None: it does not wait."""
-    given = {"job_id": job_id, "silence": heartbeat * LIVE_HEARTBEATS, "limit": limit}
-    row = await (await tx.execute(_SEE_QUEUE, given)).fetchone()
-    return QueueSight(**row) if row else None
