@@ -318,8 +318,7 @@ class AttemptService:
         known = self._seats.get(worker_id)
         if known is None or now > known.until:
             self._seats = {kept_id: kept for kept_id, kept in self._seats.items() if now <= kept.until}
-            async with self._database.transaction(urgent=True) as tx:
-                seat = await workers.find_seat(tx, worker_id) if is_id(worker_id) else None
+            seat = await workers.find_seat(self._database, worker_id) if is_id(worker_id) else None
             if seat is None:
                 raise NotFound("worker", worker_id)
             known = _KnownSeat(seat, now + SEAT_KNOWN_SECONDS)

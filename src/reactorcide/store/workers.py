@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from reactorcide.domain.workers import WorkerIdentity
-from reactorcide.store.database import Transaction
+from reactorcide.store.database import Database, Transaction
 
 LIVE_HEARTBEATS = 3
 """A worker counts as live while it was heard of within so many heartbeats."""
@@ -154,10 +154,10 @@ async def register_worker(
     )
 
 
-async def find_seat(tx: Transaction, worker_id: str) -> Seat | None:
+async def find_seat(database: Database, worker_id: str) -> Seat | None:
     """Return whose a worker is, None if there is no such worker."""
-    row = await (await tx.execute(_FIND_SEAT, {"worker_id": worker_id})).fetchone()
-    return Seat(**row | {"queues": tuple(row["queues"])}) if row else None
+    rows = await database.read(_FIND_SEAT, {"worker_id": worker_id}, urgent=True)
+    return Seat(**rows[0] | {"queues": tuple(rows[0]["queues"])}) if rows else None
 
 
 async def mark_seen(tx: Transaction, worker_ids: Collection[str]) -> None:
