@@ -27,6 +27,7 @@ from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
 from reactorcide.services.accounts import AccountService
 from reactorcide.services.attempts import AttemptService
+from reactorcide.services.explaining import Explainer
 from reactorcide.services.jobs import JobService
 from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import LogService
@@ -169,6 +170,7 @@ async def running_api(
     services = ApiServices(
         accounts=AccountService(database),
         jobs=JobService(database, queue, bell, vault, POLICY, tally=tally),
+        explainer=Explainer(database, TIMING),
         logs=LogReader(database, objects, bell),
         overview=Overview(database),
         metrics=metrics,

@@ -60,7 +60,7 @@ def show_job(job: Job, *, waiting: str | None = None) -> JsonObject:
     }
     if spec.artifacts != ("**",):
         shown["artifacts"] = list(spec.artifacts)
-    _put(
+    put_set(
         shown,
         git_url=spec.git_url,
         git_ref=spec.git_ref,
@@ -104,9 +104,9 @@ def show_events(events: Sequence[JobEvent]) -> JsonObject:
     shown = []
     for event in events:
         entry: JsonObject = {"seq": event.seq, "at": spell_time(event.at)}
-        _put(entry, **{"from": event.from_status})
+        put_set(entry, **{"from": event.from_status})
         entry |= {"to": event.to_status.value, "attempt": event.attempt, "actor": event.actor}
-        _put(entry, reason=event.reason)
+        put_set(entry, reason=event.reason)
         shown.append(entry)
     return {"events": shown}
 
@@ -114,7 +114,7 @@ def show_events(events: Sequence[JobEvent]) -> JsonObject:
 def show_end(job: Job) -> JsonObject:
     """Return how a job ended, as the last event of its log tells it."""
     shown: JsonObject = {"status": job.status.value}
-    _put(shown, exit_code=job.exit_code, reason=job.reason)
+    put_set(shown, exit_code=job.exit_code, reason=job.reason)
     return shown
 
 
@@ -129,7 +129,7 @@ def show_token(token: ApiToken) -> JsonObject:
         "updated_at": spell_time(token.updated_at),
         "is_active": token.is_active,
     }
-    _put(shown, expires_at=token.expires_at, last_used_at=token.last_used_at)
+    put_set(shown, expires_at=token.expires_at, last_used_at=token.last_used_at)
     return shown
 
 
@@ -142,7 +142,7 @@ def show_minted_token(minted: MintedToken) -> JsonObject:
 def show_user(user: User) -> JsonObject:
     """Return a user."""
     shown: JsonObject = {"user_id": user.user_id, "username": user.username}
-    _put(shown, email=user.email)
+    put_set(shown, email=user.email)
     return shown | {
         "roles": sorted(role.value for role in user.roles),
         "enabled": user.enabled,
@@ -167,8 +167,10 @@ def show_queue(queue: QueueOverview) -> JsonObject:
         "ready": queue.ready,
         "running": queue.running,
         "live_workers": queue.live_workers,
+        "draining_workers": queue.draining_workers,
+        "full_workers": queue.full_workers,
     }
-    _put(shown, oldest_wait_seconds=queue.oldest_wait_seconds)
+    put_set(shown, oldest_wait_seconds=queue.oldest_wait_seconds)
     return shown
 
 
@@ -184,11 +186,14 @@ def show_worker(worker: WorkerOverview) -> JsonObject:
         "version": worker.version,
         "isolation": worker.isolation,
         "draining": worker.draining,
+        "disk_full": worker.disk_full,
+        "spooled": worker.spooled,
+        "spool_bytes": worker.spool_bytes,
         "is_live": worker.is_live,
     }
 
 
-def _put(shown: JsonObject, **values: object) -> None:
+def put_set(shown: JsonObject, **values: object) -> None:
     """Add what is set."""
     for name, value in values.items():
         if value is not None:

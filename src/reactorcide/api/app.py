@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from reactorcide.api import health, jobs, logs, tokens, users, workers
+from reactorcide.api import explanations, health, jobs, logs, tokens, users, workers
 from reactorcide.api.middleware import CrossOrigin, LastResort, Surroundings
 from reactorcide.api.openapi import install_documentation
 from reactorcide.api.parts import ApiParts, ApiServices, ApiSettings, Probe
@@ -24,8 +24,8 @@ def create_app(services: ApiServices, settings: ApiSettings) -> FastAPI:
     )
     app.state.parts = ApiParts(services, settings)
     app.state.stopping = services.stopping
-    for router in (health.router, jobs.router, logs.router, tokens.router, users.router, workers.router):
-        app.include_router(router)
+    for routes in (health, jobs, explanations, logs, tokens, users, workers):
+        app.include_router(routes.router)
     install_documentation(app, settings.version)
     install_problem_handlers(app)
     # The outermost is added last.

@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse, Response
 
 from reactorcide.api import contract, schemas
 from reactorcide.api.answers import json_answer
+from reactorcide.api.explanations import ExplanationBody
 
 DESCRIPTION = """\
 Submit a job, follow its log, trust its state.
@@ -28,6 +29,7 @@ _MODELS = (
     schemas.JobBody,
     schemas.JobListBody,
     schemas.EventListBody,
+    ExplanationBody,
     schemas.LogLineBody,
     schemas.MintedTokenBody,
     schemas.TokenListBody,

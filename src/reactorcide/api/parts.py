@@ -9,6 +9,7 @@ from starlette.requests import Request
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.observability.metrics import Metrics
 from reactorcide.services.accounts import AccountService
+from reactorcide.services.explaining import Explainer
 from reactorcide.services.jobs import JobService
 from reactorcide.services.log_reading import LogReader
 from reactorcide.services.overview import Overview
@@ -23,6 +24,7 @@ class ApiServices:
 
     accounts: AccountService
     jobs: JobService
+    explainer: Explainer
     logs: LogReader
     overview: Overview
     metrics: Metrics

@@ -35,7 +35,7 @@ _PATH: dict[str, Any] = {"maxLength": 4096}
 Variables = dict[str, str]
 
 
-def _optional(*, alias: Any = None, **schema: Any) -> Any:
+def optional(*, alias: Any = None, **schema: Any) -> Any:
     """Declare a field that may be left out, but not be null."""
     return Field(default=None, alias=alias, json_schema_extra=schema or None)
 
@@ -43,9 +43,9 @@ def _optional(*, alias: Any = None, **schema: Any) -> Any:
 class ResourcesBody(Input):
     """Limits a job asks for; what is left out is the worker's default."""
 
-    cpu: float = _optional(minimum=0.01, maximum=1_024)
-    memory_mb: int = _optional(minimum=16, maximum=16_777_216)
-    pids: int = _optional(minimum=4, maximum=1_048_576)
+    cpu: float = optional(minimum=0.01, maximum=1_024)
+    memory_mb: int = optional(minimum=16, maximum=16_777_216)
+    pids: int = optional(minimum=4, maximum=1_048_576)
 
 
 class SubmitJobBody(Input):
@@ -56,26 +56,26 @@ class SubmitJobBody(Input):
     job_command: str = Field(
         description="Run byte for byte by `/bin/sh -c`; at most 64 KiB.", json_schema_extra={"minLength": 1}
     )
-    description: str = _optional(maxLength=4096)
-    git_url: str = _optional(maxLength=2048)
-    git_ref: str = _optional(maxLength=255)
-    source_path: str = _optional(**_PATH)
-    code_dir: str = _optional(**_PATH)
-    job_dir: str = _optional(**_PATH)
-    runner_image: str = _optional(maxLength=512)
-    job_env_vars: Variables = _optional(maxProperties=1_000)
-    job_secrets: Variables = _optional(maxProperties=1_000)
-    job_env_file: str = _optional(**_PATH)
-    timeout_seconds: int = _optional(minimum=1, maximum=604_800)
-    queue_timeout_seconds: int = _optional(minimum=1, maximum=2_592_000)
-    silence_timeout_seconds: int = _optional(minimum=1, maximum=604_800)
-    priority: int = _optional(minimum=-1_000, maximum=1_000)
-    queue_name: str = _optional(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")
-    retry_on_lost: int = _optional(minimum=0, maximum=10)
-    artifacts: list[str] = _optional(maxItems=100)
-    resources: ResourcesBody = _optional()
-    network: Literal["default", "none"] = _optional()
-    labels: Variables = _optional(maxProperties=64)
+    description: str = optional(maxLength=4096)
+    git_url: str = optional(maxLength=2048)
+    git_ref: str = optional(maxLength=255)
+    source_path: str = optional(**_PATH)
+    code_dir: str = optional(**_PATH)
+    job_dir: str = optional(**_PATH)
+    runner_image: str = optional(maxLength=512)
+    job_env_vars: Variables = optional(maxProperties=1_000)
+    job_secrets: Variables = optional(maxProperties=1_000)
+    job_env_file: str = optional(**_PATH)
+    timeout_seconds: int = optional(minimum=1, maximum=604_800)
+    queue_timeout_seconds: int = optional(minimum=1, maximum=2_592_000)
+    silence_timeout_seconds: int = optional(minimum=1, maximum=604_800)
+    priority: int = optional(minimum=-1_000, maximum=1_000)
+    queue_name: str = optional(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")
+    retry_on_lost: int = optional(minimum=0, maximum=10)
+    artifacts: list[str] = optional(maxItems=100)
+    resources: ResourcesBody = optional()
+    network: Literal["default", "none"] = optional()
+    labels: Variables = optional(maxProperties=64)
 
     def request(self) -> JobRequest:
         """Return the submission, with the domain's defaults for what was left out."""
@@ -91,8 +91,8 @@ class CreateTokenBody(Input):
     """A token to make."""
 
     name: str = Field(json_schema_extra={"minLength": 1, "maxLength": 255})
-    expires_at: Time = _optional()
-    user_id: str = _optional(format="uuid")
+    expires_at: Time = optional()
+    user_id: str = optional(format="uuid")
     kind: Literal["user", "worker"] = "user"
 
 
@@ -100,7 +100,7 @@ class CreateUserBody(Input):
     """A user to make."""
 
     username: str = Field(json_schema_extra={"minLength": 1, "maxLength": 255})
-    email: str = _optional(maxLength=320)
+    email: str = optional(maxLength=320)
     roles: list[str] = Field(default_factory=lambda: [Role.USER.value], json_schema_extra={"minItems": 1})
     enabled: bool = True
 
@@ -108,10 +108,10 @@ class CreateUserBody(Input):
 class UpdateUserBody(Input):
     """What shall change of a user. An empty email takes it away."""
 
-    username: str = _optional(minLength=1, maxLength=255)
-    email: str = _optional(maxLength=320)
-    roles: list[str] = _optional(minItems=1)
-    enabled: bool = _optional()
+    username: str = optional(minLength=1, maxLength=255)
+    email: str = optional(maxLength=320)
+    roles: list[str] = optional(minItems=1)
+    enabled: bool = optional()
 
 
 class Answer(BaseModel):
@@ -133,12 +133,12 @@ class ProblemBody(Answer):
     title: str
     status: int
     detail: str
-    instance: str = _optional()
+    instance: str = optional()
     error: str = Field(description="The code by which programs tell errors apart.")
     message: str
-    errors: list[ListedFault] = _optional()
-    job_status: JobStatus = _optional()
-    request_id: str = _optional()
+    errors: list[ListedFault] = optional()
+    job_status: JobStatus = optional()
+    request_id: str = optional()
 
 
 class HealthBody(Answer):
@@ -149,7 +149,7 @@ class HealthBody(Answer):
 
         verified: bool
         user_authenticated: bool
-        user_id: str = _optional()
+        user_id: str = optional()
 
     status: Literal["OK", "UNAVAILABLE"]
     verification: Verification
@@ -186,37 +186,37 @@ class JobBody(Answer):
     timeout_seconds: int
     priority: int
     user_id: str
-    git_url: str = _optional()
-    git_ref: str = _optional()
-    source_path: str = _optional()
-    job_env_vars: dict[str, str] = _optional()
-    job_secrets: dict[str, str] = _optional()
-    job_env_file: str = _optional()
-    queue_timeout_seconds: int = _optional()
-    silence_timeout_seconds: int = _optional()
-    retry_on_lost: int = _optional()
-    artifacts: list[str] = _optional()
-    resources: dict[str, float] = _optional()
-    network: Literal["default", "none"] = _optional()
-    labels: dict[str, str] = _optional()
-    queued_at: datetime = _optional()
-    started_at: datetime = _optional()
-    completed_at: datetime = _optional()
-    attempt: int = _optional()
-    exit_code: int = _optional()
-    signal: int = _optional()
-    reason: Reason = _optional()
-    fault: Fault = _optional()
-    message: str = _optional()
-    cancel_requested: bool = _optional()
-    resolved_sha: str = _optional()
-    worker: str = _optional()
-    corndogs_task_id: str = _optional()
-    retry_of: str = _optional()
-    logs_object_key: str = _optional()
-    artifacts_object_key: str = _optional()
-    log_size: int = _optional()
-    waiting: str = _optional()
+    git_url: str = optional()
+    git_ref: str = optional()
+    source_path: str = optional()
+    job_env_vars: dict[str, str] = optional()
+    job_secrets: dict[str, str] = optional()
+    job_env_file: str = optional()
+    queue_timeout_seconds: int = optional()
+    silence_timeout_seconds: int = optional()
+    retry_on_lost: int = optional()
+    artifacts: list[str] = optional()
+    resources: dict[str, float] = optional()
+    network: Literal["default", "none"] = optional()
+    labels: dict[str, str] = optional()
+    queued_at: datetime = optional()
+    started_at: datetime = optional()
+    completed_at: datetime = optional()
+    attempt: int = optional()
+    exit_code: int = optional()
+    signal: int = optional()
+    reason: Reason = optional()
+    fault: Fault = optional()
+    message: str = optional()
+    cancel_requested: bool = optional()
+    resolved_sha: str = optional()
+    worker: str = optional()
+    corndogs_task_id: str = optional()
+    retry_of: str = optional()
+    logs_object_key: str = optional()
+    artifacts_object_key: str = optional()
+    log_size: int = optional()
+    waiting: str = optional()
 
 
 class JobListBody(Answer):
@@ -224,9 +224,9 @@ class JobListBody(Answer):
 
     jobs: list[JobBody]
     limit: int
-    total: int = _optional()
-    offset: int = _optional()
-    next_cursor: str = _optional()
+    total: int = optional()
+    offset: int = optional()
+    next_cursor: str = optional()
 
 
 class EventListBody(Answer):
@@ -237,11 +237,11 @@ class EventListBody(Answer):
 
         seq: int
         at: datetime
-        from_status: JobStatus = _optional(alias="from")
+        from_status: JobStatus = optional(alias="from")
         to_status: JobStatus = Field(alias="to")
         attempt: int
         actor: str
-        reason: Reason = _optional()
+        reason: Reason = optional()
 
     events: list[Event]
 
@@ -264,8 +264,8 @@ class TokenBody(Answer):
     created_at: datetime
     updated_at: datetime
     is_active: bool
-    expires_at: datetime = _optional()
-    last_used_at: datetime = _optional()
+    expires_at: datetime = optional()
+    last_used_at: datetime = optional()
 
 
 class MintedTokenBody(Answer):
@@ -277,7 +277,7 @@ class MintedTokenBody(Answer):
     kind: TokenKind
     user_id: str
     created_at: datetime
-    expires_at: datetime = _optional()
+    expires_at: datetime = optional()
 
 
 class TokenListBody(Answer):
@@ -292,7 +292,7 @@ class UserBody(Answer):
 
     user_id: str
     username: str
-    email: str = _optional()
+    email: str = optional()
     roles: list[Role]
     enabled: bool
     created_at: datetime
@@ -324,7 +324,9 @@ class QueueListBody(Answer):
         ready: int
         running: int
         live_workers: int
-        oldest_wait_seconds: float = _optional()
+        draining_workers: int
+        full_workers: int
+        oldest_wait_seconds: float = optional()
 
     queues: list[Queue]
 
@@ -344,6 +346,9 @@ class WorkerListBody(Answer):
         version: str
         isolation: str
         draining: bool
+        disk_full: bool
+        spooled: int
+        spool_bytes: int
         is_live: bool
 
     workers: list[Worker]

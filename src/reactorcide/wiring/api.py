@@ -10,6 +10,7 @@ from reactorcide.api.app import ApiServices, ApiSettings, create_app
 from reactorcide.api.server import ApiServer
 from reactorcide.domain.errors import Misconfigured
 from reactorcide.objects.port import ObjectNotFound
+from reactorcide.services.explaining import Explainer
 from reactorcide.store.migrate import pending
 from reactorcide.wiring.core import Core
 
@@ -47,6 +48,7 @@ async def serving(core: Core, host: str) -> AsyncIterator[str]:
     services = ApiServices(
         accounts=core.accounts,
         jobs=core.jobs,
+        explainer=Explainer(core.database, core.timing),
         logs=core.log_reader,
         overview=core.overview,
         metrics=core.metrics,
