@@ -107,6 +107,14 @@ class EventList:
 
 
 @dataclass(frozen=True)
+class ExplanationAnswer:
+    """What a job does or why it ended, in a sentence; the facts are in ``raw``."""
+
+    why: str
+    raw: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class TokenAnswer:
     """A token; ``token``, its text, only in the answer that created it."""
 
@@ -160,6 +168,8 @@ class QueueAnswer:
     running: int = 0
     oldest_wait_seconds: float | None = None
     live_workers: int = 0
+    draining_workers: int = 0
+    full_workers: int = 0
 
 
 @dataclass(frozen=True)
@@ -183,6 +193,9 @@ class WorkerAnswer:
     version: str = ""
     isolation: str = ""
     draining: bool = False
+    disk_full: bool = False
+    spooled: int = 0
+    spool_bytes: int = 0
     is_live: bool = True
 
 

@@ -115,6 +115,10 @@ class ApiClient:
         """Return every transition of a job."""
         return answers.read_events(self._call("GET", f"{_job_path(job_id)}/events"))
 
+    def explain_job(self, job_id: str) -> answers.ExplanationAnswer:
+        """Return what a job does, or why it ended."""
+        return answers.read_answer(answers.ExplanationAnswer, self._call("GET", f"{_job_path(job_id)}/why"))
+
     @contextmanager
     def open_log(
         self,

@@ -23,7 +23,15 @@ def queues(options: ClientOptions, as_json: bool) -> None:
             str(queue.running),
             render.show_seconds(queue.oldest_wait_seconds),
             str(queue.live_workers),
+            str(queue.draining_workers),
+            str(queue.full_workers),
         )
         for queue in found.queues
     ]
-    render.write_table(("NAME", "READY", "RUNNING", "OLDEST WAIT", "LIVE WORKERS"), rows, empty="no queues")
+    columns = ("NAME", "READY", "RUNNING", "OLDEST WAIT", "LIVE WORKERS", "DRAINING", "DISK FULL")
+    is_told = {
+        "DRAINING": any(queue.draining_workers for queue in found.queues),
+        "DISK FULL": any(queue.full_workers for queue in found.queues),
+    }
+    untold = [name for name, told in is_told.items() if not told]
+    render.write_table(*render.drop_columns(columns, rows, untold), empty="no queues")

@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import UTC, datetime
 
 import click
@@ -158,7 +158,14 @@ def fit_columns(
     for name in optional:
         if sum(widths.values()) > width:
             del widths[name]
-    kept = [place for place, name in enumerate(columns) if name in widths]
+    return drop_columns(columns, rows, set(columns) - set(widths))
+
+
+def drop_columns(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], dropped: Collection[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Return the table without the columns that have nothing to tell."""
+    kept = [place for place, name in enumerate(columns) if name not in dropped]
     return [columns[place] for place in kept], [[row[place] for place in kept] for row in rows]
 
 

@@ -5,6 +5,7 @@ import click
 from reactorcide.cli import render
 from reactorcide.cli.answers import WorkerAnswer
 from reactorcide.cli.options import ClientOptions, json_option
+from reactorcide.domain.explanations import spell_size
 
 
 @click.command()
@@ -22,6 +23,7 @@ def workers(options: ClientOptions, as_json: bool) -> None:
             worker.name,
             _state(worker),
             f"{worker.running}/{worker.slots}",
+            _spool(worker),
             ",".join(worker.queues),
             worker.isolation,
             worker.version,
@@ -29,11 +31,24 @@ def workers(options: ClientOptions, as_json: bool) -> None:
         )
         for worker in found.workers
     ]
-    columns = ("NAME", "STATE", "SLOTS", "QUEUES", "ISOLATION", "VERSION", "LAST SEEN")
-    render.write_table(columns, rows, empty="no workers", optional=("VERSION", "ISOLATION", "LAST SEEN"))
+    columns = ("NAME", "STATE", "SLOTS", "SPOOL", "QUEUES", "ISOLATION", "VERSION", "LAST SEEN")
+    render.write_table(
+        *render.drop_columns(
+            columns, rows, () if any(worker.spooled for worker in found.workers) else ("SPOOL",)
+        ),
+        empty="no workers",
+        optional=("VERSION", "ISOLATION", "LAST SEEN", "SPOOL"),
+    )
 
 
 def _state(worker: WorkerAnswer) -> str:
     if not worker.is_live:
         return "silent"
-    return "draining" if worker.draining else "live"
+    if worker.draining:
+        return "draining"
+    return "disk full" if worker.disk_full else "live"
+
+
+def _spool(worker: WorkerAnswer) -> str:
+    """Return the attempts that a worker keeps, running ones too, and what they take."""
+    return f"{worker.spooled} ({spell_size(worker.spool_bytes)})" if worker.spooled else ""

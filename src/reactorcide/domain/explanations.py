@@ -335,6 +335,8 @@ def _cause(sight: JobSight, timing: Timing) -> str:
             return f"it wrote nothing for longer than its silence_timeout_seconds ({limit})"
         case Reason.WORKER_LOST if sight.newest is not None and sight.newest.is_started:
             return _loss(sight, sight.newest, timing)
+        case Reason.WORKER_LOST:
+            return _first_line(sight.message) if sight.message else "no worker could start it"
         case Reason.OOM_KILLED:
             return "it used more memory than it may"
         case None:
@@ -346,7 +348,6 @@ def _cause(sight: JobSight, timing: Timing) -> str:
 _MEANINGS: dict[Reason, str] = {
     Reason.OUTPUT_LIMIT: "it wrote more than it may",
     Reason.ENV_FILE_INVALID: "its env file cannot be used",
-    Reason.WORKER_LOST: "no worker could start it",
     Reason.CANCELLED_USER: "its end was asked for",
     Reason.TIMEOUT_QUEUE: "no worker took it in time",
     Reason.SANDBOX_UNAVAILABLE: "worker {worker} could not make a sandbox for it",
