@@ -54,6 +54,11 @@ class AttemptSpool:
             os.fsync(file.fileno())
         # Renamed into place, so that a later boot never meets half a result.
         part.replace(self.path / "result.json")
+        folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def measure_log(self) -> tuple[int, str]:
         """Return length in bytes and SHA-256 (hexadecimal) of the log as it is now."""
