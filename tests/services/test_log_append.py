@@ -16,7 +16,7 @@ from reactorcide.domain.errors import ClaimLost, InvalidInput, LogMismatch, Offs
 from reactorcide.domain.jobs import Claim, LogPiece
 from reactorcide.objects.filesystem import FilesystemObjectStore
 from reactorcide.objects.memory import MemoryObjectStore
-from reactorcide.objects.port import StoreUnavailable
+from reactorcide.objects.port import ObjectInfo, StoreUnavailable
 from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import TAIL_BYTES, LogService
 from reactorcide.store.bell import Bell
@@ -308,6 +308,33 @@ class FailingStore(MemoryObjectStore):
         if self.is_down:
             raise StoreUnavailable("as the test wishes")
         return super().put(key, data, create_only=create_only)
+
+    def list(self, prefix: str) -> Iterator[ObjectInfo]:
+        if self.is_down:
+            raise StoreUnavailable("as the test wishes")
+        return super().list(prefix)
+
+
+async def test_ost_04_a_removal_that_was_broken_off_is_taken_up_within_half_a_minute(
+    database: Database, rows: Rows
+) -> None:
+    objects = FailingStore()
+    service = LogService(database, objects, Bell(database))
+    claim = await rows.running()
+    await service.append(claim, 0, b"abc", piece(b"abc"))
+    await rows.end(claim, b"abc")
+    await service.seal_due()
+    objects.is_down = True
+
+    purged = await service.purge_due()
+
+    async with database.transaction() as tx:
+        cursor = await tx.execute(
+            "SELECT count(*) AS n FROM outbox WHERE done_at IS NULL AND not_before < now() + interval '21 s'"
+        )
+        row = await cursor.fetchone()
+    assert row is not None
+    assert (purged, row["n"]) == (0, 1)
 
 
 async def test_an_unreachable_store_acknowledges_nothing_and_loses_nothing(

@@ -36,6 +36,8 @@ UNPROMISED_AFTER = timedelta(minutes=10)
 """The log of an attempt whose worker was lost is sealed as it is so long after the end."""
 PROMISED_AFTER = timedelta(hours=24)
 """Bytes that a worker has promised are waited for so long after the end."""
+PURGE_AGAIN_AFTER = timedelta(seconds=20)
+"""A removal whose process died, or whose store was away, is taken up so late."""
 SEALING_SECONDS = 1.0
 """A call of `LogService.seal_due` waits so long for what it began."""
 MAX_MILLISECONDS = 253_402_300_799_999
@@ -135,7 +137,7 @@ class LogService:
             Unavailable: the database cannot be reached. Without the object store, it is tried later.
         """
         due = await self._database.run(
-            lambda tx: outbox.take_due(tx, outbox.PURGE_OBJECTS, limit=20, busy_for=timedelta(minutes=1))
+            lambda tx: outbox.take_due(tx, outbox.PURGE_OBJECTS, limit=20, busy_for=PURGE_AGAIN_AFTER)
         )
         purged = 0
         try:
