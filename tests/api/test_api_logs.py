@@ -10,6 +10,7 @@ import pytest
 from api_people import Api, Person, assert_problem
 
 from reactorcide.domain.jobs import StartedAttempt
+from reactorcide.store.attempts import end_lease
 
 pytest_plugins = ["api_fixtures"]
 
@@ -214,7 +215,10 @@ async def test_following_may_begin_with_the_last_lines(api: Api, person: Person,
     await api.write_log(running.started, TEXT)
     await api.finish(running.started, TEXT)
 
-    assert bytes_of(await follow(person, f"{running.address}?tail=1")) == b"four\n"
+    told = await follow(person, f"{running.address}?tail=1")
+
+    assert bytes_of(told) == b"four\n"
+    assert told[0].event_id == str(len(TEXT))
 
 
 async def test_a_character_is_not_cut_in_two(api: Api, person: Person, running: Running) -> None:
@@ -229,7 +233,42 @@ async def test_a_character_is_not_cut_in_two(api: Api, person: Person, running: 
     assert [json.loads(event.data) for event in events[:-1]] == ["€"]
 
 
-@pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 16])
+async def test_following_over_a_re_run_tells_of_the_new_attempt_and_never_mixes_two_logs(
+    api: Api, person: Person
+) -> None:
+    job = await person.submit(retry_on_lost=1)
+    address, logs = f"/api/v1/jobs/{job['job_id']}", f"/api/v1/jobs/{job['job_id']}/logs"
+    first = await api.start_next()
+    await api.write_log(first, b"one \xe2\x82")
+    async with api.http.stream("GET", logs, headers=person.headers | EVENTS) as answer:
+        pieces = answer.aiter_text()
+        seen = await anext(pieces)
+        while "one" not in seen:
+            seen += await anext(pieces)
+        async with api.database.transaction() as tx:
+            await end_lease(tx, first.claim, actor="system:maintenance", at_once=True)
+        second = await api.start_next()
+        await api.write_log(second, b"two")
+        await api.finish(second, b"two")
+        told = parse_events(seen + "".join([piece async for piece in pieces]))
+    back = {
+        last: await follow(person, logs, **{"Last-Event-ID": last})
+        for last in ("4", "1:6", "2:0", "2:1", told[-2].event_id)
+    }
+
+    assert bytes_of(told) == b"one \xe2\x82two"
+    assert [event.kind for event in told][-3:] == ["attempt", "message", "end"]
+    assert (json.loads(told[-3].data), told[-3].event_id) == ({"attempt": 2}, "2:0")
+    assert (json.loads(told[-2].data), told[-2].event_id) == ("two", "2:3")
+    assert bytes_of(back["4"]) == b"\xe2\x82two"
+    assert [event.event_id for event in back["4"]][:2] == ["6", "2:0"]
+    assert bytes_of(back["1:6"]) == bytes_of(back["2:0"]) == b"two"
+    assert bytes_of(back["2:1"]) == b"wo"
+    assert [event.kind for event in back["2:3"]] == ["end"]
+    assert (await person.get(address)).json()["attempt"] == 2
+
+
+@pytest.mark.parametrize("last", ["x", "-1", "1.5", "9" * 16, "0:1", "1:", ":1", "100:1", "1:2:3"])
 async def test_an_event_id_that_is_none_of_ours_is_refused(
     person: Person, running: Running, last: str
 ) -> None:

@@ -20,7 +20,7 @@ from fakes.sse_server import (
 from reactorcide.cli.client import ApiClient
 from reactorcide.cli.discovery import Target
 from reactorcide.cli.errors import AnswerNotUnderstood, ApiProblem, CoordinatorUnreachable
-from reactorcide.cli.follow import EventParser, follow_log, read_log
+from reactorcide.cli.follow import EventParser, LogPart, NewAttempt, follow_log, read_log
 from reactorcide.cli.watch import Patience
 
 JOB_ID = "01890000-0000-7000-8000-000000000001"
@@ -36,7 +36,7 @@ def client_of(server: ScriptedServer) -> ApiClient:
 def followed(answers: Sequence[Answer]) -> tuple[bytes, list[str | None]]:
     """Return the log as followed, and the `Last-Event-ID` of each request."""
     with scripted_server({LOGS: answers}) as server, client_of(server) as client:
-        data = b"".join(part.data for part in follow_log(client, JOB_ID))
+        data = b"".join(part.data for part in follow_log(client, JOB_ID) if isinstance(part, LogPart))
         return data, [asked.headers.get("last-event-id") for asked in server.asked]
 
 
@@ -70,10 +70,18 @@ def test_every_byte_arrives_as_it_was() -> None:
     assert data == written
 
 
-def test_the_log_of_a_second_attempt_follows_the_first() -> None:
-    data, _ = followed([event_stream(log_event("first\n", 6), log_event("second\n", 7), END)])
+def test_the_log_of_a_second_attempt_follows_the_first_and_is_resumed_in_itself() -> None:
+    begun = b'event: attempt\nid: 2:0\ndata: {"attempt":2}\n\n'
+    answers = [
+        event_stream(log_event("first\n", 6), begun, is_cut=True),
+        event_stream(b'id: 2:7\ndata: "second\\n"\n\n', is_cut=True),
+        event_stream(END),
+    ]
+    with scripted_server({LOGS: answers}) as server, client_of(server) as client:
+        told = list(follow_log(client, JOB_ID))
 
-    assert data == b"first\nsecond\n"
+        assert told == [LogPart(b"first\n", 6), NewAttempt(2), LogPart(b"second\n", 7)]
+        assert [asked.headers.get("last-event-id") for asked in server.asked] == [None, "2:0", "2:7"]
 
 
 def test_the_tail_is_asked_for_on_the_first_connection_only() -> None:
@@ -103,7 +111,15 @@ def test_a_foreign_job_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "event", [b'data: "no id"\n\n', b"id: 3\ndata: not json\n\n", b"id: 3\ndata: {}\n\n"]
+    "event",
+    [
+        b'data: "no id"\n\n',
+        b"id: 3\ndata: not json\n\n",
+        b"id: 3\ndata: {}\n\n",
+        b'id: x:3\ndata: "x"\n\n',
+        b'event: attempt\ndata: {"attempt":2}\n\n',
+        b"event: attempt\nid: 2:0\ndata: []\n\n",
+    ],
 )
 def test_a_stream_of_another_kind_is_refused(event: bytes) -> None:
     with pytest.raises(AnswerNotUnderstood):

@@ -15,7 +15,15 @@ from reactorcide.domain.jobs import Claim, LogPiece
 from reactorcide.domain.status import JobStatus
 from reactorcide.objects.memory import MemoryObjectStore
 from reactorcide.services.log_lines import MAX_LINE_BYTES
-from reactorcide.services.log_reading import LogChunk, LogEnded, LogIdle, LogReader
+from reactorcide.services.log_reading import (
+    LogAttempt,
+    LogChunk,
+    LogEnded,
+    LogIdle,
+    LogNews,
+    LogPlace,
+    LogReader,
+)
 from reactorcide.services.logs import LogService
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -334,30 +342,29 @@ async def test_log_14_a_line_of_10_mib_comes_in_parts_and_hides_no_later_line(
     assert out[-1].data == b"short\n"
 
 
-News = LogChunk | LogIdle | LogEnded
-
-
 @pytest.fixture
-def follow(reader: LogReader) -> Callable[..., Awaitable[list[News]]]:
+def follow(reader: LogReader) -> Callable[..., Awaitable[list[LogNews]]]:
     """Follow a log in the background; what it returns waits for the end and gives all that came."""
 
-    async def collect(job_id: str, offset: int) -> list[News]:
-        async with aclosing(reader.follow(job_id, offset)) as news:  # type: ignore[type-var]
+    async def collect(job_id: str, start: LogPlace) -> list[LogNews]:
+        async with aclosing(reader.follow(job_id, start)) as news:  # type: ignore[type-var]
             return [item async for item in news]
 
-    return lambda job_id, offset=0: asyncio.wait_for(collect(job_id, offset), 60)
+    return lambda job_id, attempt=0, offset=0: asyncio.wait_for(
+        collect(job_id, LogPlace(attempt, offset)), 60
+    )
 
 
-def text_of(news: list[News]) -> bytes:
+def text_of(news: list[LogNews]) -> bytes:
     return b"".join(item.data for item in news if isinstance(item, LogChunk))
 
 
 async def test_a_follower_gets_every_byte_and_then_the_end(
-    service: LogService, rows: Rows, follow: Callable[..., Awaitable[list[News]]], bell: Bell
+    service: LogService, rows: Rows, follow: Callable[..., Awaitable[list[LogNews]]], bell: Bell
 ) -> None:
     claim, data = await rows.running(), bytes(range(256)) * 500
     await service.append(claim, 0, data[:1_000], piece(data[:1_000]))
-    following = [asyncio.ensure_future(follow(claim.job_id, offset)) for offset in (0, 0, 1_000)]
+    following = [asyncio.ensure_future(follow(claim.job_id, offset=offset)) for offset in (0, 0, 1_000)]
 
     await fill(service, claim, data, largest=9_000)
     await rows.end(claim, data)
@@ -373,7 +380,7 @@ async def test_a_follower_gets_every_byte_and_then_the_end(
 
 
 async def test_a_follower_waits_for_the_bytes_that_come_after_the_end(
-    service: LogService, rows: Rows, follow: Callable[..., Awaitable[list[News]]]
+    service: LogService, rows: Rows, follow: Callable[..., Awaitable[list[LogNews]]]
 ) -> None:
     claim = await rows.running()
     await service.append(claim, 0, b"abc", piece(b"abc"))
@@ -393,7 +400,7 @@ async def test_a_follower_does_not_wait_for_ever_for_promised_bytes(
     await rows.end(claim, b"abcdef")
     reader = LogReader(database, objects, bell, poll=SOON, late_for=SOON)
 
-    news = [item async for item in reader.follow(claim.job_id, 0)]
+    news = [item async for item in reader.follow(claim.job_id)]
 
     assert text_of(news) == b"abc"
     assert isinstance(news[-1], LogEnded)
@@ -405,7 +412,7 @@ async def test_a_follower_is_told_that_nothing_comes(
     claim = await rows.running()
     reader = LogReader(database, objects, bell, poll=SOON, idle_after=SOON)
 
-    async with aclosing(reader.follow(claim.job_id, 0)) as news:  # type: ignore[type-var]
+    async with aclosing(reader.follow(claim.job_id)) as news:  # type: ignore[type-var]
         assert [await anext(news), await anext(news)] == [LogIdle(), LogIdle()]
 
 
@@ -414,35 +421,73 @@ async def test_a_follower_goes_over_to_the_next_attempt(
 ) -> None:
     first = await rows.running()
     await service.append(first, 0, b"first", piece(b"first"))
-    async with aclosing(reader.follow(first.job_id, 0)) as news:  # type: ignore[type-var]
-        assert await anext(news) == LogChunk(0, b"first")
+    async with aclosing(reader.follow(first.job_id)) as news:  # type: ignore[type-var]
+        assert await anext(news) == LogChunk(1, 0, b"first")
         await service.append(first, 5, b" more", piece(b" more"))
         await rows.end(first, None, is_job_over=False)
         second = await rows.running(first.job_id, attempt=2)
         await service.append(second, 0, b"second", piece(b"second"))
-        rest = [await anext(news), await anext(news)]
+        rest = [await anext(news) for _ in range(3)]
         await rows.end(second, b"second")
         bell.ring(f"job:{first.job_id}")
         end = await anext(news)
 
-    assert rest == [LogChunk(5, b" more"), LogChunk(0, b"second")]
+    assert rest == [LogChunk(1, 5, b" more"), LogAttempt(2), LogChunk(2, 0, b"second")]
     assert isinstance(end, LogEnded)
 
 
-async def test_an_offset_of_an_older_attempt_starts_the_newest_log_anew(
-    service: LogService, rows: Rows, follow: Callable[..., Awaitable[list[News]]]
+@pytest.fixture
+async def two_attempts(service: LogService, rows: Rows) -> str:
+    """A job that has ended, with a log of two attempts."""
+    first = await rows.running()
+    await service.append(first, 0, b"first", piece(b"first"))
+    await rows.end(first, None, is_job_over=False)
+    second = await rows.running(first.job_id, attempt=2)
+    await service.append(second, 0, b"second", piece(b"second"))
+    await rows.end(second, b"second")
+    return first.job_id
+
+
+@pytest.mark.parametrize(
+    ("attempt", "offset", "expected"),
+    [
+        (0, 0, [LogAttempt(2), LogChunk(2, 0, b"second")]),
+        (1, 2, [LogChunk(1, 2, b"rst"), LogAttempt(2), LogChunk(2, 0, b"second")]),
+        (1, 5, [LogAttempt(2), LogChunk(2, 0, b"second")]),
+        (1, 999, [LogAttempt(2), LogChunk(2, 0, b"second")]),
+        (2, 3, [LogChunk(2, 3, b"ond")]),
+        (2, 6, []),
+        (2, 999, [LogChunk(2, 0, b"second")]),
+        (7, 3, [LogAttempt(2), LogChunk(2, 0, b"second")]),
+    ],
+)
+async def test_a_follower_that_comes_back_after_a_re_run_misses_and_mixes_nothing(
+    two_attempts: str,
+    follow: Callable[..., Awaitable[list[LogNews]]],
+    attempt: int,
+    offset: int,
+    expected: list[LogNews],
+) -> None:
+    *news, end = await follow(two_attempts, attempt, offset)
+
+    assert news == expected
+    assert isinstance(end, LogEnded)
+
+
+async def test_a_place_that_the_log_has_not_reached_starts_it_anew(
+    service: LogService, rows: Rows, follow: Callable[..., Awaitable[list[LogNews]]]
 ) -> None:
     claim = await rows.running()
     await service.append(claim, 0, b"abc", piece(b"abc"))
     await rows.end(claim, b"abc")
 
-    news = await follow(claim.job_id, 1_000)
+    news = await follow(claim.job_id, 1, 1_000)
 
-    assert news[0] == LogChunk(0, b"abc")
+    assert news[0] == LogChunk(1, 0, b"abc")
 
 
 async def test_following_a_job_without_any_attempt_ends_with_the_job(
-    rows: Rows, database: Database, follow: Callable[..., Awaitable[list[News]]]
+    rows: Rows, database: Database, follow: Callable[..., Awaitable[list[LogNews]]]
 ) -> None:
     claim = await rows.running()
     await rows.end(claim, None)
@@ -455,7 +500,7 @@ async def test_following_a_job_without_any_attempt_ends_with_the_job(
 
 
 async def test_following_a_deleted_job_ends_with_not_found(
-    rows: Rows, follow: Callable[..., Awaitable[list[News]]], bell: Bell
+    rows: Rows, follow: Callable[..., Awaitable[list[LogNews]]], bell: Bell
 ) -> None:
     claim = await rows.running()
     following = asyncio.ensure_future(follow(claim.job_id))

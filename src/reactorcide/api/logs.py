@@ -13,14 +13,14 @@ from reactorcide.api import answers, contract
 from reactorcide.api.auth import Caller
 from reactorcide.api.inputs import read_query
 from reactorcide.api.jobs import check_job_id
-from reactorcide.api.log_events import follow_log, read_last_event_id
+from reactorcide.api.log_events import EVENT_ID, follow_log, read_last_event_id
 from reactorcide.api.middleware import IS_HEAD
 from reactorcide.api.negotiation import choose_type, read_range
 from reactorcide.api.parts import parts_of
 from reactorcide.api.problems import problem, request_id_of
 from reactorcide.api.schemas import LogLineBody
 from reactorcide.domain.errors import NotFound
-from reactorcide.services.log_reading import LogLine, LogReader, StoredLog
+from reactorcide.services.log_reading import LogLine, LogPlace, LogReader, StoredLog
 
 MAX_TAIL_LINES = 1_000_000
 TEXT = "text/plain; charset=utf-8"
@@ -58,7 +58,7 @@ _LOG = {
         ),
         contract.header("Range", "One range of bytes, for `text/plain`.", type="string"),
         contract.header(
-            "Last-Event-ID", "Follow from this offset on.", type="string", pattern="^[0-9]{1,15}$"
+            "Last-Event-ID", "Follow on after the event of this id.", type="string", pattern=f"^{EVENT_ID}$"
         ),
     ),
 )
@@ -83,8 +83,9 @@ async def read_log(request: Request, caller: Caller, job_id: str) -> Response:
     if form == "text/event-stream":
         start = read_last_event_id(request)
         if start is None and tail is not None:
-            start = await services.logs.tail_start(await services.logs.find(job_id), tail)
-        events = follow_log(services.logs, job_id, start or 0, services.stopping)
+            log = await services.logs.find(job_id)
+            start = LogPlace(log.attempt, await services.logs.tail_start(log, tail))
+        events = follow_log(services.logs, job_id, start or LogPlace(), services.stopping)
         return await _stream(request, events, "text/event-stream")
     log = await services.logs.find(job_id, attempt)
     if form == "application/json" or stream != "combined" or timestamps:

@@ -1,7 +1,7 @@
-"""Following a live log: Server-Sent Events, resumed by byte offset after every break.
+"""Following a live log: Server-Sent Events, resumed after every break where it was.
 
-The id of each event is the offset behind its bytes, so that what was shown once is never shown again
-and nothing between two connections is missed, whichever side went away.
+The id of each event is the place behind its bytes, attempt and offset, so that what was shown once is
+never shown again and nothing between two connections is missed, whichever side went away.
 """
 
 import json
@@ -89,13 +89,20 @@ class LogPart:
     end: int
 
 
+@dataclass(frozen=True)
+class NewAttempt:
+    """From here on it is the log of this attempt, from its start."""
+
+    attempt: int
+
+
 def follow_log(
     client: ApiClient, job_id: str, *, query: Query = (), patience: Patience | None = None
-) -> Iterator[LogPart]:
+) -> Iterator[LogPart | NewAttempt]:
     """Yield a log's bytes in order, each once, until the job has ended and all is given.
 
     The data of an event is a JSON string; a byte that is no UTF-8 is a lone surrogate in it. If the job is
-    run again meanwhile, the new attempt's log follows, and its offsets begin at 0.
+    run again meanwhile, that is told, and the new attempt's log follows from its start.
     ``query`` says where to begin and counts for the first connection only.
 
     Raises:
@@ -103,13 +110,13 @@ def follow_log(
         CoordinatorUnreachable: patience came to its end.
     """
     patience = patience or Patience()
-    position: int | None = None
+    last_id: str | None = None
     while True:
-        resume = {} if position is None else {"Last-Event-ID": str(position)}
+        resume = {} if last_id is None else {"Last-Event-ID": last_id}
         try:
             with client.open_log(
                 job_id,
-                query=query if position is None else (),
+                query=query if last_id is None else (),
                 accept="text/event-stream",
                 headers=resume,
             ) as response:
@@ -120,9 +127,9 @@ def follow_log(
                     for event in parser.feed(data):
                         if event.kind == "end":
                             return
-                        part = _read_part(event)
+                        part = _read_attempt(event) if event.kind == "attempt" else _read_part(event)
                         patience.regain()
-                        position = part.end
+                        last_id = event.event_id
                         yield part
             patience.spend(
                 CoordinatorUnreachable("the coordinator ended the log stream before the job ended")
@@ -132,19 +139,33 @@ def follow_log(
 
 
 def _read_part(event: SentEvent) -> LogPart:
-    if not event.event_id.isdecimal():
+    attempt, _, offset = event.event_id.rpartition(":")
+    if not offset.isdecimal() or not (attempt.isdecimal() or not attempt):
         raise AnswerNotUnderstood("an event of the log stream has no offset for its id")
-    return LogPart(_event_bytes(event.data), int(event.event_id))
+    return LogPart(_event_bytes(event.data), int(offset))
+
+
+def _read_attempt(event: SentEvent) -> NewAttempt:
+    told = _read_json(event.data)
+    attempt = told.get("attempt") if isinstance(told, dict) else None
+    if not isinstance(attempt, int) or not event.event_id:
+        raise AnswerNotUnderstood("an event of the log stream does not say which attempt begins")
+    return NewAttempt(attempt)
 
 
 def _event_bytes(text: str) -> bytes:
-    try:
-        told = json.loads(text)
-    except ValueError as error:
-        raise AnswerNotUnderstood("an event of the log stream is not JSON") from error
+    told = _read_json(text)
     if not isinstance(told, str):
         raise AnswerNotUnderstood("an event of the log stream is not a JSON string")
     return told.encode(errors="surrogateescape")
+
+
+def _read_json(text: str) -> object:
+    try:
+        told: object = json.loads(text)
+    except ValueError as error:
+        raise AnswerNotUnderstood("an event of the log stream is not JSON") from error
+    return told
 
 
 def read_log(client: ApiClient, job_id: str, query: Query = ()) -> Iterator[bytes]:

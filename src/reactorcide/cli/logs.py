@@ -31,6 +31,14 @@ class LogOutput:
         else:
             self._put(self._filter.feed(data) if self._filter else data)
 
+    def begin_attempt(self, attempt: int) -> None:
+        """Say that from here on it is the log of another attempt."""
+        if self._as_json:
+            render.write_json_line({"type": "attempt", "attempt": attempt})
+            return
+        self.close()
+        render.say(f"the log of attempt {attempt} begins here")
+
     def close(self) -> None:
         """Show what was held back, and leave the cursor at the start of a line."""
         if self._filter:
@@ -99,13 +107,16 @@ def show_log(client: "ApiClient", job_id: str, query: "Query", *, as_json: bool)
 
 def follow_to_end(client: "ApiClient", job_id: str, query: "Query" = (), *, as_json: bool) -> JobAnswer:
     """Write the log as it grows, and return the job once it has ended."""
-    from reactorcide.cli.follow import follow_log
+    from reactorcide.cli.follow import NewAttempt, follow_log
     from reactorcide.cli.watch import watch_until_ended
 
     output = LogOutput(as_json=as_json)
     try:
         for part in follow_log(client, job_id, query=query):
-            output.write(part.data, part.end)
+            if isinstance(part, NewAttempt):
+                output.begin_attempt(part.attempt)
+            else:
+                output.write(part.data, part.end)
     finally:
         output.close()
     return watch_until_ended(client, job_id)

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
 from reactorcide.domain.errors import NotFound, Unavailable
@@ -23,7 +23,17 @@ from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 from reactorcide.store.logs import LogProgress, LogRow
 
-__all__ = ["LogChunk", "LogEnded", "LogIdle", "LogLine", "LogReader", "StoredLog"]
+__all__ = [
+    "LogAttempt",
+    "LogChunk",
+    "LogEnded",
+    "LogIdle",
+    "LogLine",
+    "LogNews",
+    "LogPlace",
+    "LogReader",
+    "StoredLog",
+]
 
 T = TypeVar("T")
 
@@ -46,13 +56,25 @@ class StoredLog:
 
 
 @dataclass(frozen=True)
+class LogPlace:
+    """A place in the log of an attempt; attempt 0 stands for the newest there is."""
+
+    attempt: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class LogAttempt:
+    """From here on it is the log of this attempt, from its start."""
+
+    attempt: int
+
+
+@dataclass(frozen=True)
 class LogChunk:
-    """Bytes of a followed log.
+    """Bytes of a followed log; ``offset`` is the end of the chunk before, 0 after a `LogAttempt`."""
 
-    An ``offset`` that is not the end of the chunk before means that the log begins anew, at 0: the
-    job is run again, and from here on it is the log of the newest attempt.
-    """
-
+    attempt: int
     offset: int
     data: bytes
 
@@ -69,8 +91,11 @@ class LogEnded:
     job: Job
 
 
+LogNews: TypeAlias = LogAttempt | LogChunk | LogIdle | LogEnded
+
+
 @dataclass
-class _Place:
+class _Cursor:
     """How far a follower has come."""
 
     attempt: int
@@ -190,26 +215,27 @@ class LogReader:
         for line in cutter.close():
             yield line
 
-    async def follow(self, job_id: str, offset: int) -> AsyncIterator[LogChunk | LogIdle | LogEnded]:
-        """Yield the log of a job's newest attempt from ``offset`` on, as it grows, until the job's end.
+    async def follow(self, job_id: str, start: LogPlace = LogPlace()) -> AsyncIterator[LogNews]:
+        """Yield the log of a job from ``start`` on, as it grows, until the job's end.
 
-        If the job is run again meanwhile, the rest of the old attempt's log comes first and then the
-        new one's from its start. An ``offset`` that the newest attempt's log has not reached must be an
-        older attempt's: then, too, the log comes from its start.
+        If the job is run again meanwhile, or has been since ``start`` was reached, the rest of the old
+        attempt's log comes first, then a `LogAttempt`, and then the newest one's log from its start. Who
+        begins with the newest is told which it is, unless it is the first. An offset that a log has not
+        reached is none of ours: the log comes from its start.
 
         Raises:
             NotFound: there is no such job (any more).
             Unavailable: as `read`; begin again from the last offset.
         """
-        clock, place = asyncio.get_running_loop().time, _Place(0, offset)
+        clock, cursor = asyncio.get_running_loop().time, _Cursor(start.attempt, start.offset)
         with self._bell.listen(f"log:{job_id}", f"job:{job_id}") as ear:
             last_news = clock()
             while True:
                 progress = await self._look(job_id)
-                async for chunk in self._news(job_id, place, progress.log):
-                    yield chunk
+                async for item in self._news(job_id, cursor, progress.log):
+                    yield item
                     last_news = clock()
-                if self._is_over(progress, place):
+                if self._is_over(progress, cursor):
                     job = await self._database.run(partial(jobs.find_job, job_id=job_id))
                     if job is None:
                         raise NotFound("job", job_id)
@@ -220,34 +246,39 @@ class LogReader:
                     last_news = clock()
                 await ear.wait(self._poll)
 
-    async def _news(self, job_id: str, place: _Place, row: LogRow | None) -> AsyncIterator[LogChunk]:
+    async def _news(
+        self, job_id: str, cursor: _Cursor, row: LogRow | None
+    ) -> AsyncIterator[LogChunk | LogAttempt]:
         if row is None:
             return
-        if row.attempt != place.attempt:
-            if place.attempt:
-                old = await self.find(job_id, place.attempt)
-                async for chunk in self._rest(old, place):
+        if row.attempt != cursor.attempt:
+            if cursor.attempt:
+                old = await self.find(job_id, cursor.attempt)
+                async for chunk in self._rest(old, cursor):
                     yield chunk
-            if place.attempt or place.position > row.length:
-                place.position = 0
-            place.attempt = row.attempt
-        async for chunk in self._rest(_as_stored(row), place):
+                cursor.position = 0
+            if cursor.attempt or row.attempt > 1:
+                yield LogAttempt(row.attempt)
+            cursor.attempt = row.attempt
+        if cursor.position > row.length:
+            cursor.position = 0
+        async for chunk in self._rest(_as_stored(row), cursor):
             yield chunk
 
-    async def _rest(self, log: StoredLog, place: _Place) -> AsyncIterator[LogChunk]:
-        while place.position < log.length:
-            data = await self._shared_block(log, place.position)
-            chunk = LogChunk(place.position, data)
-            place.position += len(data)
+    async def _rest(self, log: StoredLog, cursor: _Cursor) -> AsyncIterator[LogChunk]:
+        while cursor.position < log.length:
+            data = await self._shared_block(log, cursor.position)
+            chunk = LogChunk(log.attempt, cursor.position, data)
+            cursor.position += len(data)
             yield chunk
 
-    def _is_over(self, progress: LogProgress, place: _Place) -> bool:
+    def _is_over(self, progress: LogProgress, cursor: _Cursor) -> bool:
         if progress.ended_for is None:
             return False
         row = progress.log
         if row is None or row.is_sealed or not row.is_started:
             return True
-        if row.final_length is not None and place.position >= row.final_length:
+        if row.final_length is not None and cursor.position >= row.final_length:
             return True
         return progress.ended_for >= self._late_for
 
