@@ -167,11 +167,15 @@ async def running_api(
         if await asyncio.to_thread(lambda: list(objects.list("probe/"))):
             raise Unavailable("object store")
 
+    attempts = AttemptService(database, queue, bell, vault, TIMING, tally=tally)
+    log_service = LogService(database, objects, bell)
     services = ApiServices(
         accounts=AccountService(database),
         jobs=JobService(database, queue, bell, vault, POLICY, tally=tally),
         explainer=Explainer(database, TIMING),
         logs=LogReader(database, objects, bell),
+        attempts=attempts,
+        log_intake=log_service,
         overview=Overview(database),
         metrics=metrics,
         probes={"database": probe_database, "object_store": probe_objects},
@@ -185,8 +189,8 @@ async def running_api(
             url=server.url,
             server=server,
             services=services,
-            attempts=AttemptService(database, queue, bell, vault, TIMING, tally=tally),
-            log_service=LogService(database, objects, bell),
+            attempts=attempts,
+            log_service=log_service,
             database=database,
             make_user=make_user,
         )

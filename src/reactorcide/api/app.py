@@ -3,7 +3,7 @@
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from reactorcide.api import explanations, health, jobs, logs, tokens, users, workers
+from reactorcide.api import explanations, health, jobs, logs, tokens, users, worker_routes, workers
 from reactorcide.api.middleware import CrossOrigin, LastResort, Surroundings
 from reactorcide.api.openapi import install_documentation
 from reactorcide.api.parts import ApiParts, ApiServices, ApiSettings, Probe
@@ -24,7 +24,7 @@ def create_app(services: ApiServices, settings: ApiSettings) -> FastAPI:
     )
     app.state.parts = ApiParts(services, settings)
     app.state.stopping = services.stopping
-    for routes in (health, jobs, explanations, logs, tokens, users, workers):
+    for routes in (health, jobs, explanations, logs, tokens, users, workers, worker_routes):
         app.include_router(routes.router)
     install_documentation(app, settings.version)
     install_problem_handlers(app)

@@ -61,6 +61,19 @@ async def authenticate_user(request: Request) -> Principal:
     return caller
 
 
+async def authenticate_worker(request: Request) -> Principal:
+    """Return whose worker calls.
+
+    Raises:
+        Unauthorized, Unavailable.
+        Forbidden: it is a user's token.
+    """
+    caller = await authenticate(request)
+    if caller.kind is not TokenKind.WORKER:
+        raise Forbidden("the worker's routes open to a worker's token only")
+    return caller
+
+
 async def authenticate_admin(request: Request) -> Principal:
     """Return the admin who calls.
 
@@ -76,3 +89,4 @@ async def authenticate_admin(request: Request) -> Principal:
 
 Caller = Annotated[Principal, Depends(authenticate_user)]
 Admin = Annotated[Principal, Depends(authenticate_admin)]
+WorkerCaller = Annotated[Principal, Depends(authenticate_worker)]

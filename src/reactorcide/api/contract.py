@@ -1,6 +1,6 @@
 """What the published schema says of every route beyond its success: errors, queries and bodies."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -23,8 +23,8 @@ _MEANINGS = {
     408: "The body did not arrive in time.",
     409: "Not possible in the present state; `job_status` tells it.",
     413: "The body is too large.",
-    415: "The body is not sent as `application/json`.",
-    416: "The range begins after the end of the log.",
+    415: "The body is not sent as the type that the route takes.",
+    416: "What is asked for, or sent, begins after the end of the log.",
     422: "The same `Idempotency-Key` came before with another body.",
     431: "The headers are too large.",
     500: "A bug; the log tells more under the request id.",
@@ -54,7 +54,7 @@ def caller_errors(*statuses: int) -> Responses:
     return errors(401, 403, *statuses)
 
 
-def answer(description: str, model: type[BaseModel] | None = None, **headers: str) -> dict[str, Any]:
+def answer(description: str, model: type | None = None, **headers: str) -> dict[str, Any]:
     """Return the documentation of a success."""
     told: dict[str, Any] = {"description": description}
     if model is not None:
@@ -67,10 +67,16 @@ def answer(description: str, model: type[BaseModel] | None = None, **headers: st
     return told
 
 
-def body_of(model: type[BaseModel]) -> JsonSchema:
+def body_of(model: type) -> JsonSchema:
     """Return the documentation of a JSON body, for `openapi_extra`."""
     schema = {"$ref": _SCHEMAS + model.__name__}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def bytes_body(media_type: str, meaning: str) -> JsonSchema:
+    """Return the documentation of a body that is not JSON."""
+    content = {media_type: {"schema": {"type": "string", "format": "binary"}}}
+    return {"requestBody": {"required": True, "description": meaning, "content": content}}
 
 
 def parameters(*listed: JsonSchema) -> JsonSchema:
@@ -97,6 +103,13 @@ def add_models(document: JsonSchema, models: Sequence[type[BaseModel]]) -> None:
         )
         schemas.update(made.pop("$defs", {}))
         schemas[model.__name__] = made
+
+
+def add_schemas(document: JsonSchema, make: Callable[[str], dict[str, Any]]) -> None:
+    """Add schemas that ``make`` returns by name, given the form of a reference; names that are there stay."""
+    schemas = document.setdefault("components", {}).setdefault("schemas", {})
+    for name, schema in make(_SCHEMAS + "{name}").items():
+        schemas.setdefault(name, schema)
 
 
 def _problem(status: int) -> dict[str, Any]:

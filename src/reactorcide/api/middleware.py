@@ -9,6 +9,7 @@ import structlog
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from reactorcide import protocol
 from reactorcide.api.problems import problem, unexpected
 from reactorcide.observability.metrics import Metrics
 
@@ -75,7 +76,9 @@ class Surroundings:
         route = getattr(scope.get("route"), "path", UNMATCHED)
         name = method if method in _METHODS else "OTHER"
         self._metrics.request_answered(name, route, status, seconds)
-        level = log.info if method not in ("GET", "HEAD", "OPTIONS") or status >= 500 else log.debug
+        # Workers call all the time; what that changes is logged by the services.
+        is_quiet = method in ("GET", "HEAD", "OPTIONS") or route.startswith(protocol.PATH)
+        level = log.debug if is_quiet and status < 500 else log.info
         level(
             "request.answered",
             method=name,

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, Response
 
+from reactorcide import protocol
 from reactorcide.api import contract, schemas
 from reactorcide.api.answers import json_answer
 from reactorcide.api.explanations import ExplanationBody
@@ -91,6 +92,7 @@ def build_schema(app: FastAPI, version: str) -> dict[str, Any]:
         routes=app.routes,
     )
     contract.add_models(document, _MODELS)
+    contract.add_schemas(document, protocol.schemas)
     for methods in document["paths"].values():
         for operation in methods.values():
             # FastAPI's own form of a refused input is never sent.

@@ -9,9 +9,11 @@ from starlette.requests import Request
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.observability.metrics import Metrics
 from reactorcide.services.accounts import AccountService
+from reactorcide.services.attempts import AttemptService
 from reactorcide.services.explaining import Explainer
 from reactorcide.services.jobs import JobService
 from reactorcide.services.log_reading import LogReader
+from reactorcide.services.logs import LogService
 from reactorcide.services.overview import Overview
 
 Probe = Callable[[], Awaitable[None]]
@@ -26,6 +28,8 @@ class ApiServices:
     jobs: JobService
     explainer: Explainer
     logs: LogReader
+    attempts: AttemptService
+    log_intake: LogService
     overview: Overview
     metrics: Metrics
     probes: Mapping[str, Probe]

@@ -12,14 +12,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import compile_path
 
+from reactorcide import protocol
 from reactorcide.domain.errors import (
+    ClaimLost,
     Conflict,
     Forbidden,
     IdempotencyMismatch,
     InputFault,
     InvalidInput,
+    LogMismatch,
     NotFound,
+    OffsetGap,
     ReactorcideError,
+    Superseded,
     TooLarge,
     Unauthorized,
     Unavailable,
@@ -36,9 +41,19 @@ _STATUSES: dict[type[ReactorcideError], int] = {
     Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
+    ClaimLost: 409,
+    LogMismatch: 409,
+    Superseded: 409,
     TooLarge: 413,
+    OffsetGap: 416,
     IdempotencyMismatch: 422,
     Unavailable: 503,
+}
+_CAUSES: dict[type[ReactorcideError], str] = {
+    ClaimLost: protocol.CLAIM_LOST,
+    LogMismatch: protocol.LOG_MISMATCH,
+    Superseded: protocol.SUPERSEDED,
+    OffsetGap: protocol.OFFSET_GAP,
 }
 _CODES = {
     400: "invalid_input",
@@ -74,9 +89,14 @@ def problem(
     request_id: str | None = None,
     faults: Sequence[InputFault] = (),
     job_status: str | None = None,
+    extra: Mapping[str, object] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the answer for an error of ``status``; `error` follows from it."""
+    """Return the answer for an error of ``status``; `error` follows from it.
+
+    Args:
+        extra: further members that a program acts on.
+    """
     code = _CODES.get(status, "invalid_input" if status < 500 else "internal_error")
     body: dict[str, object] = {
         "type": "about:blank",
@@ -95,6 +115,7 @@ def problem(
         body["errors"] = [{"pointer": f.pointer, "detail": f.detail} for f in faults[:MAX_LISTED_FAULTS]]
     if job_status is not None:
         body["job_status"] = job_status
+    body |= extra or {}
     # Lone surrogates of a refused input are shown as question marks.
     return Response(_encode(body), status, headers=headers, media_type=PROBLEM_TYPE)
 
@@ -123,8 +144,19 @@ def problem_for(request: Request, error: ReactorcideError) -> Response:
         request_id=request_id_of(request),
         faults=faults,
         job_status=job_status,
+        extra=_facts_for_workers(error),
         headers=headers,
     )
+
+
+def _facts_for_workers(error: ReactorcideError) -> dict[str, object]:
+    """Return what a worker acts on: the cause of a refusal, and the length of a log."""
+    if isinstance(error, NotFound) and error.kind == "worker":
+        return {"cause": protocol.WORKER_UNKNOWN}
+    facts: dict[str, object] = {"cause": _CAUSES[type(error)]} if type(error) in _CAUSES else {}
+    if isinstance(error, OffsetGap):
+        facts["length"] = error.length
+    return facts
 
 
 def unexpected(request: Request, error: Exception) -> Response:

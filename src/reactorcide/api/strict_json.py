@@ -27,8 +27,7 @@ async def read_json(request: Request) -> Any:
         TooLarge: more than 1 MiB, told before more than that is read.
         InvalidInput: not JSON, or JSON that is refused.
     """
-    _check_content_type(request)
-    return parse_json(await _read_bytes(request))
+    return parse_json(await read_body(request, "application/json", MAX_BODY_BYTES))
 
 
 def parse_json(body: bytes) -> Any:
@@ -67,27 +66,37 @@ def canonical_json(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _check_content_type(request: Request) -> None:
+async def read_body(request: Request, content_type: str, limit: int) -> bytes:
+    """Return the body of ``request``, which must be of this type and at most ``limit`` bytes.
+
+    Raises:
+        HTTPException, TooLarge: as `read_json`.
+    """
+    _check_content_type(request, content_type)
+    return await _read_bytes(request, limit)
+
+
+def _check_content_type(request: Request, wanted: str) -> None:
     content_type = request.headers.get("content-type", "")
     kind, _, parameters = content_type.partition(";")
     charset = parameters.strip().lower().replace('"', "")
-    if kind.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
-        raise HTTPException(415, "the body must be sent as Content-Type: application/json")
+    if kind.strip().lower() != wanted or charset not in ("", "charset=utf-8"):
+        raise HTTPException(415, f"the body must be sent as Content-Type: {wanted}")
     if request.headers.get("content-encoding", "identity").lower() != "identity":
         raise HTTPException(415, "the body must be sent without a Content-Encoding")
 
 
-async def _read_bytes(request: Request) -> bytes:
+async def _read_bytes(request: Request, limit: int) -> bytes:
     declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared) > MAX_BODY_BYTES:
-        raise TooLarge(f"the body must be at most {MAX_BODY_BYTES} bytes")
+    if declared.isdecimal() and int(declared) > limit:
+        raise TooLarge(f"the body must be at most {limit} bytes")
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_SECONDS):
             async for piece in request.stream():
                 body += piece
-                if len(body) > MAX_BODY_BYTES:
-                    raise TooLarge(f"the body must be at most {MAX_BODY_BYTES} bytes")
+                if len(body) > limit:
+                    raise TooLarge(f"the body must be at most {limit} bytes")
     except TimeoutError:
         raise HTTPException(408, f"the body did not arrive within {BODY_SECONDS:g} seconds") from None
     except ClientDisconnect:

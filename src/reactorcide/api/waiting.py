@@ -1,8 +1,10 @@
-"""Waits that end when the server is to stop."""
+"""Waits that end when the server is to stop, or when nobody waits any more."""
 
 import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
+
+from starlette.requests import Request
 
 T = TypeVar("T")
 
@@ -19,3 +21,34 @@ async def until_stopping(stopping: asyncio.Event, work: Coroutine[Any, Any, T]) 
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
+
+
+async def until_unwanted(
+    request: Request, stopping: asyncio.Event, work: Coroutine[Any, Any, T]
+) -> tuple[T | None, bool]:
+    """As `until_stopping`; ``work`` is cancelled as well when the client has gone, which is told besides.
+
+    The body of ``request`` must have been read.
+    """
+    gone = asyncio.create_task(_wait_for_departure(request))
+    try:
+        done = await until_stopping(stopping, _first(work, gone))
+        return done, gone.done()
+    finally:
+        gone.cancel()
+
+
+async def _first(work: Coroutine[Any, Any, T], gone: asyncio.Task[None]) -> T | None:
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        if not task.done():
+            task.cancel()
+            await asyncio.wait({task})
+
+
+async def _wait_for_departure(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

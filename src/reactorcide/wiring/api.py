@@ -50,6 +50,8 @@ async def serving(core: Core, host: str) -> AsyncIterator[str]:
         jobs=core.jobs,
         explainer=Explainer(core.database, core.timing),
         logs=core.log_reader,
+        attempts=core.attempts,
+        log_intake=core.logs,
         overview=core.overview,
         metrics=core.metrics,
         probes={

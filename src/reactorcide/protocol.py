@@ -1,0 +1,293 @@
+"""The worker protocol, version 1: what goes over HTTP between a worker and its coordinator.
+
+Every call is a `POST` below `PATH`, with a worker's token. Bodies are JSON, but that of `log`, which is
+msgpack. A coordinator refuses a field it does not know; a worker passes over one, so that an answer may
+grow. Jobs, claims and registrations travel as the values of `reactorcide.domain` that they are: a
+change of `StartedAttempt`, `JobSpec` or `Registration` is a change of the protocol.
+
+A refusal is a problem (RFC 9457). What a worker acts on is its status, and its `cause`.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, StartedAttempt
+from reactorcide.domain.reasons import Fault, Reason
+from reactorcide.domain.status import JobStatus
+from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
+
+OLDEST, NEWEST = 1, 1
+"""The versions of the protocol that this program speaks, as worker and as coordinator."""
+PATH = "/api/v1/worker"
+LOG_TYPE = "application/msgpack"
+MAX_LOG_BODY_BYTES = 2 * 1024 * 1024
+MAX_LOG_DATA_BYTES = 1024 * 1024
+MAX_LOG_PIECES = 32_768
+"""With these two a `log` body stays within its bound."""
+MAX_WAIT_SECONDS = 60.0
+MAX_MESSAGE_CHARACTERS = 4_096
+MAX_CLAIMS = 5_000
+"""Named in one call, held or spooled."""
+
+CLAIM_LOST = "claim_lost"
+LOG_MISMATCH = "log_mismatch"
+SUPERSEDED = "superseded"
+OFFSET_GAP = "offset_gap"
+WORKER_UNKNOWN = "worker_unknown"
+
+# These are bounds of size; what makes an id, a name or an outcome is the services' to say.
+Id = Annotated[str, Meta(max_length=64)]
+Word = Annotated[str, Meta(min_length=1, max_length=128)]
+QueueName = Annotated[str, Meta(min_length=1, max_length=63)]
+Text = Annotated[str, Meta(max_length=MAX_MESSAGE_CHARACTERS)]
+Size = Annotated[int, Meta(ge=0, lt=2**62)]
+Small = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
+Wait = Annotated[float, Meta(ge=0, le=MAX_WAIT_SECONDS)]
+
+
+class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What a worker sends."""
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What a coordinator answers."""
+
+
+class ClaimBody(Request, frozen=True):
+    """A claim in the mouth of its worker, whose id is told once for the whole call."""
+
+    job_id: Id
+    attempt: Size
+    lease_id: Id
+
+    @classmethod
+    def of(cls, claim: Claim) -> "ClaimBody":
+        return cls(claim.job_id, claim.attempt, claim.lease_id)
+
+    def by(self, worker_id: str) -> Claim:
+        """Return the claim as one of this worker."""
+        return Claim(self.job_id, self.attempt, self.lease_id, worker_id)
+
+
+Claims = Annotated[list[ClaimBody], Meta(max_length=MAX_CLAIMS)]
+
+
+class RegisterBody(Request, frozen=True):
+    """Announces a worker process, and the attempts whose results its spool still holds."""
+
+    protocols: tuple[int, int]
+    """The oldest and the newest version of the protocol that the worker speaks."""
+    name: Word
+    boot_id: Id
+    queues: Annotated[list[QueueName], Meta(min_length=1, max_length=100)]
+    slots: Annotated[int, Meta(ge=1, le=1_000)]
+    version: Word
+    isolation: Word
+    spooled: Claims = []
+
+    @classmethod
+    def of(cls, identity: WorkerIdentity, spooled: list[Claim]) -> "RegisterBody":
+        return cls(
+            protocols=(OLDEST, NEWEST),
+            name=identity.name,
+            boot_id=identity.boot_id,
+            queues=list(identity.queues),
+            slots=identity.slots,
+            version=identity.version,
+            isolation=identity.isolation,
+            spooled=[ClaimBody.of(claim) for claim in spooled],
+        )
+
+    @property
+    def identity(self) -> WorkerIdentity:
+        return WorkerIdentity(
+            self.name, self.boot_id, tuple(self.queues), self.slots, self.version, self.isolation
+        )
+
+
+class RegisterAnswer(Answer, frozen=True):
+    """Who the worker is, the times it has to keep, and the version of the protocol to speak."""
+
+    protocol: int
+    registration: Registration
+
+
+class WorkerCall(Request, frozen=True):
+    """What every other call names: the worker, and the process that speaks for it."""
+
+    worker_id: Id
+    boot_id: Id
+
+
+class AttemptCall(WorkerCall, frozen=True):
+    """A call about one attempt: `start` and `release`."""
+
+    claim: ClaimBody
+
+    @property
+    def own_claim(self) -> Claim:
+        return self.claim.by(self.worker_id)
+
+
+class ClaimCall(WorkerCall, frozen=True):
+    """Asks for work, for at most so many free slots."""
+
+    free_slots: Annotated[int, Meta(ge=0, le=1_000)]
+    wait_seconds: Wait
+
+
+class ClaimAnswer(Answer, frozen=True):
+    """The claims; none, if nothing came in time."""
+
+    claims: list[ClaimBody]
+
+
+class HeldReport(Request, frozen=True):
+    """What a worker tells of itself with a heartbeat."""
+
+    draining: bool
+    has_room: bool
+    spooled: Size
+    spool_bytes: Size
+
+    @classmethod
+    def of(cls, report: WorkerReport) -> "HeldReport":
+        return cls(report.draining, report.has_room, report.spooled, report.spool_bytes)
+
+    @property
+    def told(self) -> WorkerReport:
+        return WorkerReport(self.draining, self.has_room, self.spooled, self.spool_bytes)
+
+
+class HeartbeatCall(WorkerCall, frozen=True):
+    """Renews the leases of all attempts that are held."""
+
+    held: Claims
+    report: HeldReport
+
+
+class OrderEntry(Answer, frozen=True):
+    """The order for one attempt."""
+
+    claim: ClaimBody
+    order: Literal["go_on", "cancel", "kill", "abandon"]
+
+    @classmethod
+    def of(cls, order: HeartbeatOrder) -> "OrderEntry":
+        return cls(ClaimBody.of(order.claim), order.order)
+
+
+class HeartbeatAnswer(Answer, frozen=True):
+    """One order for each attempt that was named."""
+
+    orders: list[OrderEntry]
+
+
+class OrdersCall(WorkerCall, frozen=True):
+    """Waits until a heartbeat would bring something new."""
+
+    wait_seconds: Wait
+
+
+class OrdersAnswer(Answer, frozen=True):
+    """Whether one would, or else time has passed."""
+
+    is_news: bool
+
+
+class Piece(Request, frozen=True, array_like=True, gc=False):
+    """When and on which stream a run of log bytes came."""
+
+    at_milliseconds: int
+    stream: Literal["o", "e", "p"]
+    length: int
+
+
+class LogCall(AttemptCall, frozen=True):
+    """Appends to the log of an attempt."""
+
+    offset: Size
+    pieces: Annotated[list[Piece], Meta(max_length=MAX_LOG_PIECES)]
+    data: bytes
+
+
+class LogAnswer(Answer, frozen=True):
+    """The length that is stored now."""
+
+    length: int
+
+
+class OutcomeBody(Request, frozen=True):
+    """How an attempt ended."""
+
+    status: JobStatus
+    reason: Reason
+    fault: Fault
+    log_length: Size
+    log_sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    message: Text | None = None
+    exit_code: Small | None = None
+    signal: Small | None = None
+    resolved_sha: Id | None = None
+    isolation: Word | None = None
+
+    @classmethod
+    def of(cls, outcome: AttemptOutcome) -> "OutcomeBody":
+        """Return ``outcome`` as it travels; of a message, what is no text stays behind."""
+        message = outcome.message
+        if message is not None:
+            message = message.replace("\0", "").encode(errors="replace").decode()[:MAX_MESSAGE_CHARACTERS]
+        return cls(
+            status=outcome.status,
+            reason=outcome.reason,
+            fault=outcome.fault,
+            log_length=outcome.log_length,
+            log_sha256=outcome.log_sha256.hex(),
+            message=message,
+            exit_code=outcome.exit_code,
+            signal=outcome.signal,
+            resolved_sha=outcome.resolved_sha,
+            isolation=outcome.isolation,
+        )
+
+    @property
+    def told(self) -> AttemptOutcome:
+        return AttemptOutcome(
+            status=self.status,
+            reason=self.reason,
+            fault=self.fault,
+            log_length=self.log_length,
+            log_sha256=bytes.fromhex(self.log_sha256),
+            message=self.message,
+            exit_code=self.exit_code,
+            signal=self.signal,
+            resolved_sha=self.resolved_sha,
+            isolation=self.isolation,
+        )
+
+
+class FinishCall(AttemptCall, frozen=True):
+    """Tells how an attempt ended."""
+
+    outcome: OutcomeBody
+
+
+class Problem(Answer, frozen=True):
+    """What of a refusal a worker reads."""
+
+    message: str = ""
+    cause: str | None = None
+    length: int | None = None
+    errors: list[dict[str, str]] = []
+
+
+CALLS = (RegisterBody, AttemptCall, ClaimCall, HeartbeatCall, OrdersCall, LogCall, FinishCall, WorkerCall)
+ANSWERS = (RegisterAnswer, ClaimAnswer, HeartbeatAnswer, OrdersAnswer, LogAnswer, StartedAttempt)
+
+
+def schemas(ref_template: str) -> dict[str, Any]:
+    """Return the JSON schemas of all calls and answers by name."""
+    _, found = msgspec.json.schema_components((*CALLS, *ANSWERS), ref_template=ref_template)
+    return found
