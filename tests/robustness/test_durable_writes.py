@@ -1,9 +1,12 @@
 """C20: what is acknowledged is on the disk, in the order that a power cut cannot turn round."""
 
+import asyncio
+import json
 import os
 import stat
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -21,7 +24,7 @@ from reactorcide.services.logs import LogService
 from reactorcide.services.private_files import keep_private_text, write_private_file
 from reactorcide.store.database import Database
 from reactorcide.store.embedded import EmbeddedPostgres
-from reactorcide.store.migrate import migrate
+from reactorcide.store.migrate import migrate, weak_settings
 from reactorcide.worker.spool import AttemptSpool
 from runnerlib.spec import RunResult
 from runnerlib.spool import Spool
@@ -124,8 +127,9 @@ def test_c20_keys_and_tokens_are_synced_placed_and_their_directory_synced(
 
 
 @pytest.fixture(scope="module")
-def durable_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield tmp_path_factory.mktemp("durable")
+def durable_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keeps the cluster, which takes long to make."""
+    return tmp_path_factory.mktemp("durable")
 
 
 @pytest.fixture
@@ -136,6 +140,24 @@ async def durable_dsn(durable_folder: Path) -> AsyncIterator[str]:
     await migrate(server.dsn)
     yield server.dsn
     await server.stop()
+
+
+async def test_c20_a_server_that_may_forget_what_it_committed_is_told_of(
+    durable_dsn: str, dsn: str, tmp_path: Path
+) -> None:
+    told = {name: await weak_settings(where) for name, where in (("durable", durable_dsn), ("tests'", dsn))}
+
+    done = await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "reactorcide", "doctor", "--json"],
+        env={"PATH": os.environ["PATH"], "REACTORCIDE_DATA_DIR": str(tmp_path), "REACTORCIDE_DB_URI": dsn},
+        capture_output=True,
+        check=False,
+    )
+
+    assert told == {"durable": [], "tests'": ["fsync", "full_page_writes", "synchronous_commit"]}
+    (finding,) = [entry for entry in json.loads(done.stdout) if entry["name"] == "database"]
+    assert (finding["state"], "fsync" in finding["detail"]) == ("warn", True)
 
 
 async def test_c20_only_signs_of_life_are_committed_without_waiting_for_the_disk(

@@ -89,15 +89,19 @@ async def _examine_database(settings: "Settings") -> Finding:
             programs = await asyncio.to_thread(find_programs, settings.pg_bin, runner)
             where = Path(programs.path("postgres")).parent
             return Finding("database", "ok", f"embedded PostgreSQL {programs.major} from {where}")
-        from reactorcide.store.migrate import pending
+        from reactorcide.store.migrate import pending, weak_settings
 
         names = await pending(settings.db_uri)
+        weak = await weak_settings(settings.db_uri)
     except Misconfigured as error:
         return Finding("database", "fail", str(error), "the text before says it")
     except Unavailable as error:
         return Finding("database", "fail", str(error), "is the server up, and REACTORCIDE_DB_URI right?")
     if names:
         return Finding("database", "warn", f"lacks {', '.join(names)}", "run 'reactorcide migrate'")
+    if weak:
+        text = f"a power cut may undo what was acknowledged: off is {', '.join(weak)}"
+        return Finding("database", "warn", text, "set it to on, for this database or for the server")
     return Finding("database", "ok", "reachable, and its schema is up to date")
 
 

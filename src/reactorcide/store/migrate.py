@@ -26,6 +26,10 @@ CREATE_TABLE = """
 """
 TABLE_EXISTS = "SELECT to_regclass('schema_migrations') IS NOT NULL"
 LIST_APPLIED = "SELECT name, sha256 FROM schema_migrations"
+LIST_WEAK = """
+    SELECT name FROM pg_settings
+     WHERE name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND setting = 'off' ORDER BY name
+"""
 RECORD = "INSERT INTO schema_migrations (name, sha256) VALUES (%s, %s)"
 
 log = structlog.get_logger()
@@ -79,6 +83,15 @@ async def pending(dsn: str) -> list[str]:
         if await cursor.fetchone() != (True,):
             return [migration.name for migration in load_migrations()]
         return [migration.name for migration in await _missing(connection)]
+
+
+async def weak_settings(dsn: str) -> list[str]:
+    """Return the settings by which the server may forget, in a power cut, what it has committed.
+
+    Errors are those of `migrate`.
+    """
+    async with _connect(dsn) as connection:
+        return [name for (name,) in await (await connection.execute(LIST_WEAK)).fetchall()]
 
 
 @asynccontextmanager

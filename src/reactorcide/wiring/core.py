@@ -28,7 +28,7 @@ from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault, load_key
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
-from reactorcide.store.migrate import migrate
+from reactorcide.store.migrate import migrate, weak_settings
 from reactorcide.worker.cancelling import cancel_tasks
 
 log = structlog.get_logger()
@@ -70,6 +70,9 @@ async def open_core(settings: Settings, dsn: str, *, objects_dir: Path) -> Async
         Unavailable: the database is out of reach.
     """
     await migrate(dsn)
+    if weak := await weak_settings(dsn):
+        # Somebody's choice, and no fault of a job: told, and gone on with.
+        log.warning("database.not_durable", settings_off=weak)
     async with AsyncExitStack() as stack:
         database = await Database.open(dsn, size=settings.db_pool_size)
         stack.push_async_callback(_stop, database.close, "database")
