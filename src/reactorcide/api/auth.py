@@ -42,8 +42,18 @@ async def authenticate(request: Request) -> Principal:
 
     Raises:
         Unauthorized, Unavailable.
+        RateLimited: too many wrong tokens came from there of late.
     """
-    caller = await parts_of(request).services.accounts.authenticate(read_token(request))
+    services = parts_of(request).services
+    token = read_token(request)
+    host = request.client.host if request.client is not None else ""
+    services.failures.check(host, token)
+    try:
+        caller = await services.accounts.authenticate(token)
+    except Unauthorized:
+        services.failures.note_failure(host)
+        raise
+    services.failures.note_success(token)
     request.state.user_id = caller.user_id
     return caller
 

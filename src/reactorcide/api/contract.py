@@ -26,11 +26,12 @@ _MEANINGS = {
     415: "The body is not sent as the type that the route takes.",
     416: "What is asked for, or sent, begins after the end of the log.",
     422: "The same `Idempotency-Key` came before with another body.",
+    429: "Too many wrong tokens came from this address.",
     431: "The headers are too large.",
     500: "A bug; the log tells more under the request id.",
     503: "A part this depends on is out of reach; try again.",
 }
-_WITH_RETRY_AFTER = (503,)
+_WITH_RETRY_AFTER = (429, 503)
 
 
 class SchemaWithoutNull(GenerateJsonSchema):
@@ -51,7 +52,7 @@ def errors(*statuses: int) -> Responses:
 
 def caller_errors(*statuses: int) -> Responses:
     """As `errors`, for a route that asks for a caller."""
-    return errors(401, 403, *statuses)
+    return errors(401, 403, 429, *statuses)
 
 
 def answer(description: str, model: type | None = None, **headers: str) -> dict[str, Any]:

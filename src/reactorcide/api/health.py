@@ -55,7 +55,7 @@ for _path in ("/api/v1/health", "/api/health"):
         methods=["GET"],
         operation_id="read_health" if "v1" in _path else "read_health_unversioned",
         summary="Health",
-        responses=contract.errors()
+        responses=contract.errors(429)
         | {200: contract.answer("All is well.", HealthBody)}
         | {503: contract.answer("The database is out of reach.", HealthBody)},
     )
@@ -99,11 +99,13 @@ async def read_metrics(request: Request) -> Response:
     try:
         queues = await services.overview.queues(_SCRAPER)
         workers = await services.overview.workers(_SCRAPER)
+        outbox = await services.overview.outbox(_SCRAPER)
     except Unavailable as error:
         # What was counted is worth most when something is down.
         log.warning("metrics.incomplete", part=error.part)
-        queues, workers = [], []
-    return Response(services.metrics.render(queues, workers), headers={"Content-Type": CONTENT_TYPE})
+        queues, workers, outbox = [], [], None
+    text = services.metrics.render(queues, workers, outbox)
+    return Response(text, headers={"Content-Type": CONTENT_TYPE})
 
 
 for _path in ("/metrics", "/api/v1/metrics"):

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
+from reactorcide.api.rate_limits import FailureLimits
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.observability.metrics import Metrics
 from reactorcide.services.accounts import AccountService
@@ -36,6 +37,7 @@ class ApiServices:
     """By the names that `/readyz` shows: `migrations`, `object_store`, and `database`, which must be."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server is to stop: long waits and streams end then."""
+    failures: FailureLimits = field(default_factory=FailureLimits)
 
 
 @dataclass(frozen=True)

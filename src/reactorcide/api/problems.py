@@ -13,6 +13,7 @@ from starlette.responses import Response
 from starlette.routing import compile_path
 
 from reactorcide import protocol
+from reactorcide.api.rate_limits import RateLimited
 from reactorcide.domain.errors import (
     ClaimLost,
     Conflict,
@@ -47,6 +48,7 @@ _STATUSES: dict[type[ReactorcideError], int] = {
     TooLarge: 413,
     OffsetGap: 416,
     IdempotencyMismatch: 422,
+    RateLimited: 429,
     Unavailable: 503,
 }
 _CAUSES: dict[type[ReactorcideError], str] = {
@@ -134,6 +136,8 @@ def problem_for(request: Request, error: ReactorcideError) -> Response:
         job_status = error.status.value if error.status is not None else None
     elif isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
+    elif isinstance(error, RateLimited):
+        headers["Retry-After"] = str(error.retry_after_seconds)
     elif isinstance(error, Unavailable):
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
         log.warning("request.unavailable", part=error.part)
