@@ -3,6 +3,7 @@
 
 import argparse
 import asyncio
+import os
 import random
 import shutil
 import tempfile
@@ -42,6 +43,8 @@ MOST_OF_ONE_PLACE = 4
 """A place that is passed again and again is looked at so often."""
 MOST_OF_A_DULL_PLACE = 1
 AT_ONCE = 5
+SEED = "REACTORCIDE_TEST_SEED"
+"""A variable: the seed of a sample that is to be tried again."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Verdict:
     @property
     def word(self) -> str:
         return "BROKEN" if self.trouble else "holds" if self.was_reached else "not reached"
+
+
+def is_long() -> bool:
+    """Tell whether tests shall try every point."""
+    return bool(os.environ.get("REACTORCIDE_LONG_TESTS"))
 
 
 def path_of(point: str) -> str:
