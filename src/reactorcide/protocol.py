@@ -8,6 +8,7 @@ change of `StartedAttempt`, `JobSpec` or `Registration` is a change of the proto
 A refusal is a problem (RFC 9457). What a worker acts on is its status, and its `cause`.
 """
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -88,7 +89,7 @@ class RegisterBody(Request, frozen=True):
     spooled: Claims = []
 
     @classmethod
-    def of(cls, identity: WorkerIdentity, spooled: list[Claim]) -> "RegisterBody":
+    def of(cls, identity: WorkerIdentity, spooled: Sequence[Claim]) -> "RegisterBody":
         return cls(
             protocols=(OLDEST, NEWEST),
             name=identity.name,

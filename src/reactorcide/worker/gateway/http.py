@@ -1,0 +1,352 @@
+"""The gateway of a worker on another host: the calls of the port over HTTP, with a worker's token.
+
+Nothing is tried again here, for the callers know what a second try is worth. Every call is over within a
+bound. Only while a worker registers for the first time is a refusal an operator's to mend; later a token
+that is refused is taken for a mistake that will be mended, and running jobs go on.
+"""
+
+import asyncio
+import ssl
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TypeVar
+
+import httpx2
+import msgspec
+import structlog
+
+import reactorcide
+from reactorcide import protocol
+from reactorcide.domain.errors import (
+    ClaimLost,
+    Forbidden,
+    InputFault,
+    InvalidInput,
+    LogMismatch,
+    Misconfigured,
+    NotFound,
+    OffsetGap,
+    ReactorcideError,
+    Superseded,
+    Unavailable,
+)
+from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
+from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
+from reactorcide.worker.gateway.log_parts import split_append
+
+A = TypeVar("A")
+
+CALL_SECONDS = 15.0
+"""A call is given up after this, and a long one so long after it should have come back."""
+CONNECT_SECONDS = 5.0
+KEEP_ALIVE_SECONDS = 60.0
+"""Less than a coordinator keeps an idle connection, so that it is not used while it is closed."""
+_PART = "coordinator"
+_NOT_NOW = frozenset({408, 429})
+_CONTENT_REFUSED = frozenset({400, 413, 415, 422})
+
+log = structlog.get_logger()
+
+
+class HttpGateway:
+    """Implements `reactorcide.worker.gateway.port.Gateway`. Close it at the end.
+
+    Args:
+        url: of the coordinator, with or without a path before `/api`.
+        read_token: returns the worker's token as it is now; called again when it is refused.
+        slots: as many attempts call at once, beside the worker itself.
+        ca_file: certificates to trust instead of the system's.
+
+    Raises:
+        Misconfigured: ``ca_file`` cannot be used.
+    """
+
+    def __init__(
+        self, url: str, read_token: Callable[[], str | None], *, slots: int, ca_file: Path | None = None
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._read_token = read_token
+        self._token = read_token()
+        self._identity: WorkerIdentity | None = None
+        self._has_registered = False
+        self._is_refused = False
+        trust = _trust(ca_file) if url.startswith("https:") else False
+        # Apart, so that a heartbeat never waits for a connection behind logs.
+        self._own_calls = self._connect(trust, connections=8)
+        self._attempts_calls = self._connect(trust, connections=2 * slots + 8)
+
+    async def close(self) -> None:
+        """Give the connections back."""
+        await self._own_calls.aclose()
+        await self._attempts_calls.aclose()
+
+    async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
+        """As the port says.
+
+        Raises:
+            Misconfigured: for the first time and in vain; the text says what to mend.
+        """
+        self._identity = identity
+        try:
+            registration = await self._register(identity, spooled)
+        except _Refused as error:
+            raise self._explain(error) from error
+        self._has_registered = True
+        return registration
+
+    async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
+        seconds = min(wait.total_seconds(), protocol.MAX_WAIT_SECONDS)
+        call = protocol.ClaimCall(worker_id, self._boot_id, free_slots, seconds)
+        answer = await self._call("claim", call, protocol.ClaimAnswer, more_seconds=seconds)
+        return [claim.by(worker_id) for claim in answer.claims]
+
+    async def start(self, claim: Claim) -> StartedAttempt:
+        return await self._call("start", self._about(claim), StartedAttempt, claim=claim)
+
+    async def heartbeat(
+        self, worker_id: str, held: Sequence[Claim], report: WorkerReport
+    ) -> list[HeartbeatOrder]:
+        call = protocol.HeartbeatCall(
+            worker_id,
+            self._boot_id,
+            [protocol.ClaimBody.of(claim) for claim in held],
+            protocol.HeldReport.of(report),
+        )
+        answer = await self._call("heartbeat", call, protocol.HeartbeatAnswer)
+        told = {entry.claim: entry.order for entry in answer.orders}
+        # Another worker's claim can be answered only as one of this worker; it is not to be held.
+        return [
+            HeartbeatOrder(
+                claim,
+                told.get(protocol.ClaimBody.of(claim), "abandon")
+                if claim.worker_id == worker_id
+                else "abandon",
+            )
+            for claim in held
+        ]
+
+    async def wait_for_orders(self, worker_id: str, timeout: timedelta) -> bool:
+        seconds = min(timeout.total_seconds(), protocol.MAX_WAIT_SECONDS)
+        call = protocol.OrdersCall(worker_id, self._boot_id, seconds)
+        answer = await self._call("orders", call, protocol.OrdersAnswer, more_seconds=seconds)
+        return answer.is_news
+
+    async def append_log(self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]) -> int:
+        length = offset
+        for part in split_append(offset, data, pieces):
+            call = protocol.LogCall(
+                claim.worker_id,
+                self._boot_id,
+                protocol.ClaimBody.of(claim),
+                part.offset,
+                [protocol.Piece(p.at_milliseconds, p.stream, p.length) for p in part.pieces],
+                part.data,
+            )
+            length = (await self._call("log", call, protocol.LogAnswer, claim=claim)).length
+        return length
+
+    async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
+        call = protocol.FinishCall(
+            claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim), protocol.OutcomeBody.of(outcome)
+        )
+        await self._call("finish", call, None, claim=claim)
+
+    async def release(self, claim: Claim) -> None:
+        await self._call("release", self._about(claim), None, claim=claim)
+
+    async def deregister(self, worker_id: str) -> None:
+        try:
+            await self._call("deregister", protocol.WorkerCall(worker_id, self._boot_id), None)
+        except (Superseded, NotFound) as error:
+            log.info("worker.gone_already", worker_id=worker_id, detail=str(error))
+
+    @property
+    def _boot_id(self) -> str:
+        return self._identity.boot_id if self._identity is not None else ""
+
+    def _about(self, claim: Claim) -> protocol.AttemptCall:
+        return protocol.AttemptCall(claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim))
+
+    def _connect(self, trust: ssl.SSLContext | bool, *, connections: int) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            base_url=self._url + protocol.PATH,
+            headers={"User-Agent": f"reactorcide/{reactorcide.__version__}"},
+            verify=trust,
+            follow_redirects=False,
+            # What stands between two machines may be a proxy; to this one there is none.
+            trust_env=not is_loopback(self._url),
+            timeout=httpx2.Timeout(None, connect=CONNECT_SECONDS),
+            limits=httpx2.Limits(
+                max_connections=connections,
+                max_keepalive_connections=connections,
+                keepalive_expiry=KEEP_ALIVE_SECONDS,
+            ),
+        )
+
+    async def _register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
+        body = protocol.RegisterBody.of(identity, spooled[: protocol.MAX_CLAIMS])
+        try:
+            answer = await self._send("register", body, protocol.RegisterAnswer)
+        except _Refused as error:
+            if error.status != 401 or not self._has_new_token():
+                raise
+            answer = await self._send("register", body, protocol.RegisterAnswer)
+        return answer.registration
+
+    async def _call(
+        self,
+        path: str,
+        call: protocol.Request,
+        kind: type[A] | None,
+        *,
+        claim: Claim | None = None,
+        more_seconds: float = 0.0,
+    ) -> A:
+        """Make a call of the worker that is registered; a token that was replaced is taken up.
+
+        Raises:
+            Unavailable, and what the port says of the call.
+        """
+        try:
+            try:
+                answer = await self._send(path, call, kind, more_seconds=more_seconds)
+            except _Refused as error:
+                if error.status != 401 or self._identity is None or not self._has_new_token():
+                    raise
+                # The same process under its new token: nothing that it holds is lost by that.
+                await self._register(self._identity, [])
+                answer = await self._send(path, call, kind, more_seconds=more_seconds)
+        except _Refused as error:
+            raise self._translate(error, call, claim) from error
+        self._is_refused = False
+        return answer
+
+    async def _send(
+        self, path: str, body: protocol.Request, kind: type[A] | None, *, more_seconds: float = 0.0
+    ) -> A:
+        """Send one request and read its answer.
+
+        Raises:
+            Unavailable: there was none in time, or one that says "not now".
+            _Refused: any other that is no success.
+        """
+        is_log = isinstance(body, protocol.LogCall)
+        content = msgspec.msgpack.encode(body) if is_log else msgspec.json.encode(body)
+        client = self._attempts_calls if isinstance(body, protocol.AttemptCall) else self._own_calls
+        headers = {
+            "Content-Type": protocol.LOG_TYPE if is_log else "application/json",
+            "Authorization": f"Bearer {self._token or ''}",
+        }
+        try:
+            async with asyncio.timeout(CALL_SECONDS + more_seconds):
+                response = await client.post(f"/{path}", content=content, headers=headers)
+        except TimeoutError as error:
+            raise Unavailable(_PART) from error
+        except httpx2.RequestError as error:
+            if (why := _distrust(error)) is not None:
+                raise _Refused(0, why) from error
+            raise Unavailable(_PART) from error
+        return _read(response, kind)
+
+    def _has_new_token(self) -> bool:
+        """Read the token again; tell whether it is another one now."""
+        before, self._token = self._token, self._read_token() or self._token
+        return self._token != before
+
+    def _translate(self, error: "_Refused", call: protocol.Request, claim: Claim | None) -> ReactorcideError:
+        """Return what a refusal means to the caller."""
+        told, worker_id = error.told, getattr(call, "worker_id", "")
+        if error.status == 409 and told.cause == protocol.SUPERSEDED:
+            return Superseded(worker_id)
+        if error.status == 409 and told.cause == protocol.CLAIM_LOST and claim is not None:
+            return ClaimLost(claim.job_id, claim.attempt)
+        if error.status == 409 and told.cause == protocol.LOG_MISMATCH:
+            return LogMismatch(told.message)
+        if error.status == 416 and told.cause == protocol.OFFSET_GAP and told.length is not None:
+            return OffsetGap(told.length)
+        if error.status == 404 and told.cause == protocol.WORKER_UNKNOWN:
+            return NotFound("worker", worker_id)
+        if error.status in _CONTENT_REFUSED:
+            return _input_fault(error)
+        if not self._is_refused:
+            log.error("coordinator.refused", status=error.status, detail=str(error), url=self._url)
+        self._is_refused = True
+        return Unavailable(_PART)
+
+    def _explain(self, error: "_Refused") -> ReactorcideError:
+        """Return what it means that the worker was not registered."""
+        if self._has_registered:
+            log.error("coordinator.refused", status=error.status, detail=str(error), url=self._url)
+            return Unavailable(_PART)
+        if error.status == 403:
+            return Forbidden(str(error))
+        if error.status == 401:
+            return Misconfigured(
+                f"the coordinator at {self._url} refuses the worker token ({error}): make one with"
+                " 'reactorcide tokens create NAME --kind worker' and put it into WORKER_TOKEN_FILE"
+            )
+        if error.status == 0:
+            return Misconfigured(f"the coordinator at {self._url} is not trusted: {error}")
+        if error.status in _CONTENT_REFUSED and error.told.message:
+            return Misconfigured(f"the coordinator at {self._url} does not take this worker: {error}")
+        return Misconfigured(f"what answers at {self._url} is no coordinator ({error}): see COORDINATOR_URL")
+
+
+class _Refused(Exception):
+    """The answer to a call, if it is no success. Status 0: the other side is not trusted."""
+
+    def __init__(self, status: int, detail: str, told: protocol.Problem | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.told = told or protocol.Problem()
+
+
+def is_loopback(url: str) -> bool:
+    """Tell whether what is sent to ``url`` stays on this machine."""
+    return httpx2.URL(url).host in ("127.0.0.1", "::1", "localhost")
+
+
+def _trust(ca_file: Path | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return httpx2.create_ssl_context()
+    try:
+        return ssl.create_default_context(cafile=str(ca_file))
+    except (OSError, ssl.SSLError) as error:
+        raise Misconfigured(f"COORDINATOR_CA_FILE: {ca_file} cannot be used: {error}") from error
+
+
+def _distrust(error: BaseException) -> str | None:
+    """Return why a certificate was refused; None: the trouble is another one."""
+    found: BaseException | None = error
+    while found is not None:
+        if isinstance(found, ssl.SSLCertVerificationError):
+            return (
+                f"its certificate was refused: {found.verify_message};"
+                " COORDINATOR_CA_FILE names the authority of a private one"
+            )
+        found = found.__cause__ or found.__context__
+    return None
+
+
+def _read(response: httpx2.Response, kind: type[A] | None) -> A:
+    status = response.status_code
+    if response.is_success:
+        try:
+            return msgspec.json.decode(response.content, type=kind) if kind is not None else None  # type: ignore[return-value]
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise _Refused(status, "its answer is not understood") from None
+    if status >= 500 or status in _NOT_NOW:
+        raise Unavailable(_PART)
+    if response.is_redirect:
+        raise _Refused(status, f"it redirects to {response.headers.get('location', 'nowhere')}")
+    try:
+        told = msgspec.json.decode(response.content, type=protocol.Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        told = protocol.Problem()
+    raise _Refused(status, told.message or f"HTTP {status} {response.reason_phrase}", told)
+
+
+def _input_fault(error: _Refused) -> InvalidInput:
+    faults = [InputFault(fault.get("pointer", ""), fault.get("detail", "")) for fault in error.told.errors]
+    return InvalidInput(faults or [InputFault("", str(error))])
