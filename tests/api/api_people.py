@@ -67,6 +67,7 @@ class Api:
     services: ApiServices
     attempts: AttemptService
     log_service: LogService
+    tally: JobTally
     database: Database
     make_user: MakeUser
 
@@ -191,6 +192,7 @@ async def running_api(
             services=services,
             attempts=attempts,
             log_service=log_service,
+            tally=tally,
             database=database,
             make_user=make_user,
         )

@@ -31,6 +31,7 @@ async def test_a_finished_job_is_counted_once_however_often_its_finish_is_told(d
     assert sample(desk, "jobs_processed_total", **ended) == 1
     assert sample(desk, "job_duration_seconds_count", queue="reactorcide-jobs", status="failed") == 1
     assert sample(desk, "job_queue_wait_seconds_count", queue="reactorcide-jobs") == 1
+    assert sample(desk, "job_claim_to_start_seconds_count", queue="reactorcide-jobs") == 1
     errors = {"queue": "reactorcide-jobs", "error_type": "exit_nonzero", "retryable": "false"}
     assert sample(desk, "job_errors_total", **errors) == 1
 
@@ -60,7 +61,7 @@ async def test_a_lost_worker_counts_as_a_lost_lease_and_its_job_as_retried_or_en
         await desk.age(job.job_id, lost)
     await desk.reap()
 
-    assert sample(desk, "leases_lost_total") == 2
+    assert sample(desk, "leases_lost_total", queue="reactorcide-jobs", by="maintenance") == 2
     assert sample(desk, "job_retries_total", queue="reactorcide-jobs", worker_id=worker) == 1
     ended = {"queue": "reactorcide-jobs", "status": "failed", "worker_id": "w"}
     assert sample(desk, "jobs_processed_total", **ended) == 1

@@ -35,6 +35,21 @@ class WorkerState(Protocol):
     def running(self) -> int: ...
     @property
     def is_live(self) -> bool: ...
+    @property
+    def disk_full(self) -> bool: ...
+    @property
+    def spooled(self) -> int: ...
+    @property
+    def spool_bytes(self) -> int: ...
+
+
+class OutboxState(Protocol):
+    """What is told at a scrape of the effects that are owed."""
+
+    @property
+    def entries(self) -> int: ...
+    @property
+    def oldest_seconds(self) -> float: ...
 
 
 class Metrics:
@@ -46,6 +61,7 @@ class Metrics:
         self._workers = _BoundedLabel()
         self._endpoints = _BoundedLabel()
         self._declare_jobs()
+        self._declare_logs()
         self._declare_state()
         self._declare_api()
 
@@ -62,12 +78,33 @@ class Metrics:
         self._queue_wait = self._histogram(
             "job_queue_wait_seconds", "From submission to start.", _FAST + _DURATIONS[7:], "queue"
         )
-        self._leases_lost = self._counter("leases_lost", "Leases that ended without word from their worker.")
+        self._claim_to_start = self._histogram(
+            "job_claim_to_start_seconds", "From the last claim to its start.", _FAST, "queue"
+        )
+        self._leases_lost = self._counter(
+            "leases_lost",
+            "Leases that ended without word from their worker, by who found out.",
+            "queue",
+            "by",
+        )
+
+    def _declare_logs(self) -> None:
+        self._log_bytes = self._counter("log_bytes", "Bytes of logs acknowledged.")
+        self._store_seconds = self._histogram(
+            "object_store_seconds", "Calls of the object store, to the first byte.", _FAST, "op", "outcome"
+        )
 
     def _declare_state(self) -> None:
         self._depth = self._gauge("queue_depth", "Jobs of a queue at the scrape.", "queue", "status")
         self._workers_active = self._gauge("workers_active", "Live workers of a queue.", "queue")
         self._worker_jobs = self._gauge("worker_jobs_active", "Jobs a worker runs.", "worker_id")
+        self._disk_full = self._gauge("worker_disk_full", "1: it reports no room for a job.", "worker_id")
+        self._spooled = self._gauge(
+            "worker_spooled_attempts", "Attempts in a worker's spool, running ones too.", "worker_id"
+        )
+        self._spool_bytes = self._gauge("worker_spool_bytes", "Bytes in a worker's spool.", "worker_id")
+        self._outbox_entries = self._gauge("outbox_entries", "Effects that are owed.")
+        self._outbox_oldest = self._gauge("outbox_oldest_seconds", "How long the oldest of them is owed.")
 
     def _declare_api(self) -> None:
         self._requests = self._counter(
@@ -104,9 +141,21 @@ class Metrics:
         """A job that has ended by now had waited so long for its start."""
         self._queue_wait.labels(self._queues.bound(queue)).observe(max(waited_seconds, 0.0))
 
-    def lease_lost(self) -> None:
-        """A lease ended without word from its worker."""
-        self._leases_lost.inc()
+    def job_started(self, queue: str, claim_to_start_seconds: float) -> None:
+        """A job that has ended by now had been started so long after its claim."""
+        self._claim_to_start.labels(self._queues.bound(queue)).observe(max(claim_to_start_seconds, 0.0))
+
+    def lease_lost(self, queue: str, by: str) -> None:
+        """A lease ended without word from its worker; ``by``: `maintenance` or `register` found out."""
+        self._leases_lost.labels(self._queues.bound(queue), by).inc()
+
+    def log_appended(self, size_bytes: int) -> None:
+        """So many bytes of a log were acknowledged."""
+        self._log_bytes.inc(size_bytes)
+
+    def object_store_called(self, operation: str, outcome: str, seconds: float) -> None:
+        """The object store answered."""
+        self._store_seconds.labels(operation, outcome).observe(seconds)
 
     # What the API tells.
 
@@ -116,20 +165,39 @@ class Metrics:
         self._requests.labels(method, name, str(status)).inc()
         self._request_seconds.labels(method, name).observe(seconds)
 
-    def render(self, queues: Iterable[QueueState] = (), workers: Iterable[WorkerState] = ()) -> bytes:
-        """Return everything in Prometheus's text form, with the state of queues and workers as given."""
-        for gauge in (self._depth, self._workers_active, self._worker_jobs):
-            gauge.clear()
+    def render(
+        self,
+        queues: Iterable[QueueState] = (),
+        workers: Iterable[WorkerState] = (),
+        outbox: OutboxState | None = None,
+    ) -> bytes:
+        """Return everything in Prometheus's text form, with the state of these as given."""
+        self._set_queues(queues)
+        self._set_workers(workers)
+        self._outbox_entries.set(outbox.entries if outbox else float("nan"))
+        self._outbox_oldest.set(outbox.oldest_seconds if outbox else float("nan"))
+        return generate_latest(self.registry)
+
+    def _set_queues(self, queues: Iterable[QueueState]) -> None:
+        self._depth.clear()
+        self._workers_active.clear()
         for queue in queues:
             name = self._queues.bound(queue.name)
             # Several queues may share the label `other`.
             self._depth.labels(name, "ready").inc(queue.ready)
             self._depth.labels(name, "running").inc(queue.running)
             self._workers_active.labels(name).inc(queue.live_workers)
+
+    def _set_workers(self, workers: Iterable[WorkerState]) -> None:
+        gauges = (self._worker_jobs, self._disk_full, self._spooled, self._spool_bytes)
+        for gauge in gauges:
+            gauge.clear()
         for worker in workers:
             if worker.is_live:
-                self._worker_jobs.labels(self._workers.bound(worker.name)).inc(worker.running)
-        return generate_latest(self.registry)
+                name = self._workers.bound(worker.name)
+                told = (worker.running, int(worker.disk_full), worker.spooled, worker.spool_bytes)
+                for gauge, value in zip(gauges, told, strict=True):
+                    gauge.labels(name).inc(value)
 
     def _counter(self, name: str, meaning: str, *labels: str) -> Counter:
         return Counter(f"reactorcide_{name}", meaning, labels, registry=self.registry)

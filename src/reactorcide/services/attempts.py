@@ -135,7 +135,7 @@ class AttemptService:
         # An earlier process that waits for orders is to learn that it has been superseded.
         self._bell.ring(f"worker:{worker_id}")
         for claim, end in ends:
-            self._tally.note_loss(end.queue_name, worker_id, end.status)
+            self._tally.note_loss(end.queue_name, worker_id, end.status, by="register")
             await self._tell_end(claim, end)
         log.info("worker.registered", worker_id=worker_id, worker=identity.name, lost=len(ends))
         return Registration(

@@ -22,6 +22,7 @@ from reactorcide.domain.errors import (
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import Claim, LogPiece
 from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, StoreUnavailable
+from reactorcide.observability.metrics import Metrics
 from reactorcide.services import log_chunks
 from reactorcide.services.log_chunks import Chunk, ChunkedLog, LogBytesMissing
 from reactorcide.store import logs, outbox
@@ -71,7 +72,10 @@ class LogService:
     object. A short last chunk is deleted only after the longer one was acknowledged.
     """
 
-    def __init__(self, database: Database, objects: ObjectStore, bell: Bell) -> None:
+    def __init__(
+        self, database: Database, objects: ObjectStore, bell: Bell, *, metrics: Metrics | None = None
+    ) -> None:
+        self._metrics = metrics or Metrics()
         self._database = database
         self._objects = objects
         self._bell = bell
@@ -186,6 +190,7 @@ class LogService:
             return None
         if not await self._database.run(lambda tx: logs.grow_log(tx, claim, tail.length, grown.length)):
             return None
+        self._metrics.log_appended(grown.length - tail.length)
         self._bell.ring(f"log:{claim.job_id}")
         self._remember(claim, grown)
         if replaced is not None:

@@ -107,7 +107,7 @@ class Maintenance:
                 worker_id=claim.worker_id,
                 status=end.status,
             )
-            self._tally.note_loss(end.queue_name, claim.worker_id, end.status)
+            self._tally.note_loss(end.queue_name, claim.worker_id, end.status, by="maintenance")
             self._bell.ring(f"job:{claim.job_id}", f"log:{claim.job_id}", f"worker:{claim.worker_id}")
             if end.status.is_final:
                 self._tally.note_end(claim.job_id)

@@ -4,12 +4,13 @@ from datetime import timedelta
 
 from reactorcide.domain.accounts import Principal
 from reactorcide.domain.errors import Forbidden
-from reactorcide.store import workers
+from reactorcide.store import outbox, workers
 from reactorcide.store.database import Database
+from reactorcide.store.outbox import OutboxBacklog
 from reactorcide.store.workers import QueueRow as QueueOverview
 from reactorcide.store.workers import WorkerRow as WorkerOverview
 
-__all__ = ["Overview", "QueueOverview", "WorkerOverview"]
+__all__ = ["OutboxBacklog", "Overview", "QueueOverview", "WorkerOverview"]
 
 
 class Overview:
@@ -38,3 +39,14 @@ class Overview:
             raise Forbidden("only an admin may see the workers")
         async with self._database.transaction() as tx:
             return await workers.list_workers(tx, heartbeat=self._heartbeat)
+
+    async def outbox(self, caller: Principal) -> OutboxBacklog:
+        """Return what the coordinator still owes outside the database.
+
+        Raises:
+            Forbidden: the caller is no admin.
+        """
+        if not caller.is_admin:
+            raise Forbidden("only an admin may see the outbox")
+        async with self._database.transaction() as tx:
+            return await outbox.count_owed(tx)

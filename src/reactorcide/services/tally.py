@@ -30,9 +30,13 @@ class JobTally:
         if len(self._ended) < _MOST_NOTED:
             self._ended[job_id] = None
 
-    def note_loss(self, queue_name: str, worker_id: str, status: JobStatus) -> None:
-        """A lease ended without a word from its worker, and its job went on to ``status``."""
-        self._metrics.lease_lost()
+    def note_loss(self, queue_name: str, worker_id: str, status: JobStatus, *, by: str) -> None:
+        """A lease ended without a word from its worker, and its job went on to ``status``.
+
+        Args:
+            by: what found out: `maintenance`, or the `register` of the worker's next process.
+        """
+        self._metrics.lease_lost(queue_name, by)
         if not status.is_final:
             self._metrics.job_retried(queue_name, worker_id, "worker_lost")
 
@@ -47,3 +51,5 @@ class JobTally:
                 self._metrics.job_ended(end.queue_name, end.status, end.reason, end.worker, end.seconds)
                 if end.waited_seconds is not None:
                     self._metrics.job_waited(end.queue_name, end.waited_seconds)
+                if end.claimed_seconds is not None:
+                    self._metrics.job_started(end.queue_name, end.claimed_seconds)

@@ -76,10 +76,12 @@ _INSERT_JOBS = """
 _FIND_JOB = f"SELECT {JOB_COLUMNS} FROM {JOB_SOURCE} WHERE j.job_id = %(job_id)s"
 _FIND_SEALED = "SELECT job_secrets FROM jobs WHERE job_id = %(job_id)s"
 _FIND_ENDS = """
-    SELECT queue_name, status, reason, worker_name AS worker,
-           extract(epoch FROM completed_at - started_at)::float8 AS seconds,
-           extract(epoch FROM started_at - created_at)::float8 AS waited_seconds
-      FROM jobs WHERE job_id = ANY(%(job_ids)s::uuid[]) AND completed_at IS NOT NULL
+    SELECT j.queue_name, j.status, j.reason, j.worker_name AS worker,
+           extract(epoch FROM j.completed_at - j.started_at)::float8 AS seconds,
+           extract(epoch FROM j.started_at - j.created_at)::float8 AS waited_seconds,
+           extract(epoch FROM a.started_at - a.claimed_at)::float8 AS claimed_seconds
+      FROM jobs j LEFT JOIN attempts a ON a.job_id = j.job_id AND a.attempt = j.attempt
+     WHERE j.job_id = ANY(%(job_ids)s::uuid[]) AND j.completed_at IS NOT NULL
 """
 _LIST_EVENTS = """
     SELECT seq, at, from_status, to_status, attempt, actor, reason FROM job_events
@@ -209,6 +211,8 @@ class JobEndFacts:
     """From its start to its end."""
     waited_seconds: float | None
     """From its submission to its start."""
+    claimed_seconds: float | None
+    """From the last claim to the start that followed it, None without one."""
 
 
 async def find_ends(tx: Transaction, job_ids: Sequence[str]) -> list[JobEndFacts]:

@@ -37,6 +37,21 @@ _EXPIRE_DONE = """
 """
 
 
+_COUNT_OWED = """
+    SELECT count(*) AS entries,
+           coalesce(extract(epoch FROM now() - min(created_at)), 0)::float8 AS oldest_seconds
+      FROM outbox WHERE done_at IS NULL
+"""
+
+
+@dataclass(frozen=True)
+class OutboxBacklog:
+    """How many effects are owed, and for how long the oldest of them; 0 if none is."""
+
+    entries: int
+    oldest_seconds: float
+
+
 @dataclass(frozen=True)
 class OutboxEntry:
     """One owed effect. ``tries`` counts this taking of it too."""
@@ -62,6 +77,12 @@ async def take_due(
 async def mark_done(tx: Transaction, entry_id: int) -> None:
     """Say that the effect has happened."""
     await tx.execute(_MARK_DONE, {"id": entry_id})
+
+
+async def count_owed(tx: Transaction) -> OutboxBacklog:
+    """Return what has not been done yet, also of what was tried."""
+    row = await (await tx.execute(_COUNT_OWED)).fetchone()
+    return OutboxBacklog(**row) if row else OutboxBacklog(0, 0.0)
 
 
 async def expire_done(

@@ -11,6 +11,7 @@ import structlog
 from reactorcide.config import Settings
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.domain.workers import Timing
+from reactorcide.objects.measured import MeasuredStore
 from reactorcide.objects.port import ObjectStore
 from reactorcide.objects.prefixed import PrefixedStore
 from reactorcide.observability.metrics import Metrics
@@ -114,7 +115,7 @@ async def ensure_admin(core: Core, *, make_one: bool) -> str | None:
     return await core.accounts.bootstrap_admin(user_id, settings.data_dir / TOKEN_FILE)
 
 
-def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, objects: ObjectStore) -> Core:
+def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, store: ObjectStore) -> Core:
     timing = Timing(
         lease=settings.lease,
         heartbeat=settings.heartbeat,
@@ -134,6 +135,7 @@ def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, 
     vault = Vault(load_key(settings.encryption_key, settings.data_dir))
     queue = DatabaseQueue(database, bell)
     metrics = Metrics()
+    objects = MeasuredStore(store, metrics.object_store_called)
     tally = JobTally(database, metrics)
     return Core(
         settings=settings,
@@ -148,7 +150,7 @@ def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, 
         attempts=AttemptService(
             database, queue, bell, vault, timing, tally=tally, public_url=settings.public_url
         ),
-        logs=LogService(database, objects, bell),
+        logs=LogService(database, objects, bell, metrics=metrics),
         log_reader=LogReader(database, objects, bell),
         overview=Overview(database, heartbeat=timing.heartbeat),
         queue=queue,
