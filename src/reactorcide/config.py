@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import urlsplit
 
 from reactorcide.domain.errors import InputFault, InvalidInput
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.submission import check_queue_name
 
 PREFIX = "REACTORCIDE_"
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CLIENT_NAMES = frozenset({"API_URL", "API_TOKEN"})
 """Names that the command-line client reads beside the settings of the program."""
 
@@ -110,6 +112,17 @@ def _user_id(raw: str) -> str:
     return raw
 
 
+def _coordinator_url(raw: str) -> str:
+    try:
+        parts = urlsplit(raw)
+        is_whole = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole or parts.query or parts.fragment or parts.username is not None or not raw.isprintable():
+        raise ValueError("must be a URL such as https://ci.example.org, with nothing behind its path")
+    return raw.rstrip("/")
+
+
 def _default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "reactorcide"
 
@@ -134,6 +147,10 @@ class Settings:
     public_url: str | None = _setting(
         None, _text, "URL under which clients reach the API; unset: from host and port"
     )
+    tls_cert_file: Path | None = _setting(
+        None, _path, "certificate chain (PEM) of the API; with TLS_KEY_FILE"
+    )
+    tls_key_file: Path | None = _setting(None, _path, "private key (PEM) of the API's certificate")
     cors_origins: tuple[str, ...] = _setting((), _list(","), "origins of web pages that may call the API")
     metrics_public: bool = _setting(False, _flag, "serve /metrics without an admin token")
     default_queue_name: str = _setting("reactorcide-jobs", _queue_name, "queue of a job that names none")
@@ -162,6 +179,16 @@ class Settings:
         ("https", "ssh"), _list(","), "protocols of git sources"
     )
     git_allowed_hosts: tuple[str, ...] = _setting((), _list(","), "hosts allowed although not public")
+    coordinator_url: str | None = _setting(
+        None, _coordinator_url, "URL of the coordinator of a worker without DB_URI"
+    )
+    worker_token: str | None = _setting(None, _text, "the token of such a worker", secret=True)
+    coordinator_ca_file: Path | None = _setting(
+        None, _path, "certificates (PEM) to trust instead of the system's"
+    )
+    insecure_coordinator: bool = _setting(
+        False, _flag, "send token and secrets over plain HTTP to another host"
+    )
     worker_name: str | None = _setting(None, _text, "stays over restarts; unset: the host's name")
     worker_queue: tuple[str, ...] = _setting(
         ("reactorcide-jobs",), _queue_names, "queues a worker takes from"
@@ -248,6 +275,16 @@ def load_settings(environ: Mapping[str, str]) -> LoadedSettings:
     return LoadedSettings(settings, sources, tuple(_unknown_names(environ)))
 
 
+def read_secret(environ: Mapping[str, str], name: str) -> str | None:
+    """Return a secret setting as it is now; a file that holds it is read again.
+
+    Raises:
+        ValueError: the file cannot be read.
+    """
+    found = _find(environ, name.upper(), secret=True)
+    return found[1] if found is not None else None
+
+
 def describe_settings(loaded: LoadedSettings) -> list[tuple[str, str, str, str]]:
     """Return name, effective value (secrets hidden), source and meaning of every setting."""
     rows = []
@@ -279,6 +316,17 @@ def _contradictions(settings: Settings, environ: Mapping[str, str]) -> list[Inpu
         faults.append(InputFault("HEARTBEAT", "three heartbeats must fit into LEASE"))
     if settings.lost_after < settings.lease:
         faults.append(InputFault("LOST_AFTER", "must be at least LEASE"))
+    if (settings.tls_cert_file is None) != (settings.tls_key_file is None):
+        missing = "TLS_CERT_FILE" if settings.tls_cert_file is None else "TLS_KEY_FILE"
+        faults.append(InputFault(missing, "is missing: TLS_CERT_FILE and TLS_KEY_FILE go together"))
+    if not _is_private(settings.coordinator_url) and not settings.insecure_coordinator:
+        faults.append(
+            InputFault(
+                "COORDINATOR_URL",
+                "is plain HTTP to another host, which would show token and secrets on the way:"
+                " use https, or say INSECURE_COORDINATOR=true",
+            )
+        )
     key = settings.encryption_key
     if key is not None and (len(key) != 64 or any(digit not in "0123456789abcdefABCDEF" for digit in key)):
         faults.append(InputFault("ENCRYPTION_KEY", "must be 64 hexadecimal digits"))
@@ -286,6 +334,11 @@ def _contradictions(settings: Settings, environ: Mapping[str, str]) -> list[Inpu
     if found is not None:
         faults.append(InputFault(found[0], "the Corndogs queue is not part of this version: leave it unset"))
     return faults
+
+
+def _is_private(url: str | None) -> bool:
+    """Tell whether nobody on the way can read what is sent to ``url``."""
+    return url is None or url.startswith("https:") or urlsplit(url).hostname in _LOOPBACK
 
 
 def _unknown_names(environ: Mapping[str, str]) -> list[str]:

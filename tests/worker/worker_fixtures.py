@@ -17,7 +17,7 @@ from reactorcide.domain.accounts import Principal
 from reactorcide.domain.jobs import Job
 from reactorcide.domain.submission import JobRequest
 from reactorcide.wiring.core import Core, maintaining, open_core
-from reactorcide.wiring.worker import make_worker, working
+from reactorcide.wiring.worker import direct_gateway, make_worker, working
 from reactorcide.worker.loop import Worker
 
 WORKER_COMMAND = (sys.executable, "-c", "from reactorcide.cli.worker import worker; worker()")
@@ -124,7 +124,7 @@ def processes_of(mark: str) -> list[int]:
 @asynccontextmanager
 async def worker_of(core: Core) -> AsyncIterator[Worker]:
     """A registered worker in this process; its jobs are killed at the end."""
-    worker = make_worker(core, os.environ, "tested", None)
+    worker = make_worker(direct_gateway(core), core.settings, os.environ, "tested", None)
     async with working(worker) as task:
         ready = asyncio.create_task(worker.is_registered.wait())
         await asyncio.wait({ready, task}, timeout=20, return_when=asyncio.FIRST_COMPLETED)

@@ -1,10 +1,13 @@
-"""Serving an application over HTTP inside the running event loop, with every wait bounded."""
+"""Serving an application over HTTP or HTTPS inside the running event loop, with every wait bounded."""
 
 import asyncio
 import contextlib
 import socket
+import ssl
 from collections.abc import Generator
+from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 import h11
 import structlog
@@ -27,6 +30,32 @@ LINGER_SECONDS = 2.0
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True)
+class Tls:
+    """What an API shows to be who it is.
+
+    Raises:
+        Misconfigured: the files are no certificate chain with its key.
+    """
+
+    cert_file: Path
+    key_file: Path
+
+    def __post_init__(self) -> None:
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                self.cert_file, self.key_file, password=_no_password
+            )
+        except (OSError, ValueError) as error:
+            raise Misconfigured(
+                f"{self.cert_file} and {self.key_file} are no certificate with its key: {error}"
+            ) from error
+
+
+def _no_password() -> str:
+    raise ValueError("the key is encrypted")
+
+
 class ApiServer:
     """One listening address. `start` returns when it accepts; `stop` when every answer was given or cut.
 
@@ -41,8 +70,10 @@ class ApiServer:
         port: int = 0,
         grace: timedelta = timedelta(seconds=5),
         head_timeout: timedelta = timedelta(seconds=HEAD_SECONDS),
+        tls: "Tls | None" = None,
     ) -> None:
         self._app = app
+        self._scheme = "http" if tls is None else "https"
         self._host = host
         self._port = port
         config = uvicorn.Config(
@@ -62,6 +93,8 @@ class ApiServer:
             # Rounded up: uvicorn counts in whole seconds.
             timeout_graceful_shutdown=max(1, -int(-grace.total_seconds() // 1)),
             h11_max_incomplete_event_size=MAX_HEAD_BYTES,
+            ssl_certfile=None if tls is None else tls.cert_file,
+            ssl_keyfile=None if tls is None else tls.key_file,
         )
         self._server = _QuietServer(config)
         self._serving: asyncio.Task[None] | None = None
@@ -78,7 +111,7 @@ class ApiServer:
             raise RuntimeError("the server was not started")
         host, port = self._socket.getsockname()[:2]
         host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - looked for, not bound
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        return f"{self._scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def start(self) -> None:
         """Listen and serve, until `stop`.

@@ -78,7 +78,7 @@ async def _run(settings: "Settings", environ: Mapping[str, str], ready_fd: int |
         dsn, isolation = await _start_foundation(stack, settings, environ)
         from reactorcide.wiring.api import serving
         from reactorcide.wiring.core import ensure_admin, maintaining, open_core
-        from reactorcide.wiring.worker import make_worker, working
+        from reactorcide.wiring.worker import direct_gateway, make_worker, working
 
         core = await stack.enter_async_context(
             open_core(settings, dsn, objects_dir=settings.data_dir / "objects")
@@ -86,7 +86,8 @@ async def _run(settings: "Settings", environ: Mapping[str, str], ready_fd: int |
         await ensure_admin(core, make_one=True)
         url = await stack.enter_async_context(serving(core, host))
         await stack.enter_async_context(maintaining(core))
-        worker = make_worker(core, environ, isolation.name, settings.public_url or url)
+        gateway = direct_gateway(core)
+        worker = make_worker(gateway, settings, environ, isolation.name, settings.public_url or url)
         task = await stack.enter_async_context(working(worker))
         stopper.hand_over(worker)
         stack.enter_context(server_file(settings.data_dir, url))

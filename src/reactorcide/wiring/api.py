@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import reactorcide
 from reactorcide.api.app import ApiServices, ApiSettings, create_app
-from reactorcide.api.server import ApiServer
+from reactorcide.api.server import ApiServer, Tls
 from reactorcide.domain.errors import Misconfigured
 from reactorcide.objects.port import ObjectNotFound
 from reactorcide.services.explaining import Explainer
@@ -41,7 +41,7 @@ async def serving(core: Core, host: str) -> AsyncIterator[str]:
     """Answer requests, and yield the URL; leaving the block lets those in flight end, within the grace.
 
     Raises:
-        Misconfigured: the address cannot be had.
+        Misconfigured: the address cannot be had, or there is no sound certificate.
     """
     settings = core.settings
     probes = _Probes(core)
@@ -69,7 +69,10 @@ async def serving(core: Core, host: str) -> AsyncIterator[str]:
             metrics_public=settings.metrics_public,
         ),
     )
-    server = ApiServer(app, host=host, port=settings.port, grace=settings.shutdown_grace)
+    tls = None
+    if settings.tls_cert_file is not None and settings.tls_key_file is not None:
+        tls = Tls(settings.tls_cert_file, settings.tls_key_file)
+    server = ApiServer(app, host=host, port=settings.port, grace=settings.shutdown_grace, tls=tls)
     await server.start()
     try:
         yield server.url
