@@ -27,7 +27,7 @@ from fakes.fault_proxy import FaultProxy
 from reactorcide.config import Settings
 from reactorcide.store.embedded import EmbeddedPostgres
 from robustness.cluster_parts import PROGRAM, Account, Part, descendants
-from robustness.profile import TEST, Profile
+from robustness.cluster_profile import TEST, Profile
 
 ADMIN_ID = "11111111-1111-4111-8111-111111111111"
 READY_SECONDS = 60.0

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from robustness.cluster_profile import TEST, Profile
 from robustness.ledger import Life
 from robustness.nemesis_faults import FaultSpan
-from robustness.profile import TEST, Profile
 from robustness.workload import Plan
 from robustness.workload_clients import Trace
 

@@ -16,8 +16,8 @@ def main() -> int:
     """Do the runs that the command line asks for; 0: every goal was kept in each."""
     sys.path.append(str(Path(__file__).resolve().parents[1]))
     from robustness.cluster import can_speak_http, remove_tree
+    from robustness.cluster_profile import PROFILES
     from robustness.nemesis_run import make_run_plan, run_nemesis, tell
-    from robustness.profile import PROFILES
 
     asked = _read_arguments("http" if can_speak_http() else "direct", sorted(PROFILES))
     root = Path(asked.directory or tempfile.mkdtemp(prefix="nemesis-"))

@@ -16,7 +16,7 @@ import httpx2
 from fakes.fault_proxy import Direction, FaultProxy
 from robustness.cluster import Cluster
 from robustness.cluster_parts import Part, descendants
-from robustness.profile import Profile
+from robustness.cluster_profile import Profile
 
 READY_SECONDS = 30.0
 DRAIN_SECONDS = 90.0

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -130,7 +131,7 @@ class Observer:
         history.acknowledged_bytes = self.acknowledged_bytes
         history.stuck = self.stuck
         history.logs = await self._read_logs(history)
-        history.broken_laws = await self._check_laws()
+        history.broken_laws = await broken_laws(self._cluster.postgres.dsn)
         await self._search_everything()
         history.secret_hits = list(self.search.hits)
         history.searched_bytes = self.search.searched_bytes
@@ -211,16 +212,6 @@ class Observer:
             await asyncio.gather(*(read() for _ in range(READERS)))
         return logs
 
-    async def _check_laws(self) -> list[str]:
-        database = await Database.open(self._cluster.postgres.dsn)
-        try:
-            await check_laws(database)
-        except AssertionError as broken:
-            return [str(broken) or "a law of the rows is broken"]
-        finally:
-            await database.close()
-        return []
-
     async def _search_everything(self) -> None:
         async with await self._cluster.monitor() as connection:
             for row in await self._query(_TABLES):
@@ -235,6 +226,18 @@ class Observer:
         for part in (*self._cluster.coordinators, *self._cluster.workers):
             self.search.look_at(f"log of {part.name}", part.log_path.read_bytes())
             self.search.look_into(self._cluster.spool_dir(part), what=f"spool of {part.name}")
+
+
+async def broken_laws(dsn: str) -> list[str]:
+    """Return which law of the rows is broken in a database, if one is."""
+    database = await Database.open(dsn)
+    try:
+        await check_laws(database)
+    except AssertionError as broken:
+        return [str(broken) or traceback.format_exc(limit=-1)]
+    finally:
+        await database.close()
+    return []
 
 
 def _entries(folder: Path) -> list[Path]:
