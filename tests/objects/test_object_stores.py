@@ -6,8 +6,9 @@ import pytest
 
 from contracts.object_store import ObjectStoreContract
 from reactorcide.objects.filesystem import FilesystemObjectStore
+from reactorcide.objects.measured import MeasuredStore
 from reactorcide.objects.memory import MemoryObjectStore
-from reactorcide.objects.port import InvalidKey, ObjectStore
+from reactorcide.objects.port import InvalidKey, ObjectExists, ObjectNotFound, ObjectStore
 from reactorcide.objects.prefixed import PrefixedStore
 
 
@@ -23,10 +24,49 @@ class TestMemoryObjectStore(ObjectStoreContract):
         return MemoryObjectStore()
 
 
+class TestMeasuredStore(ObjectStoreContract):
+    @pytest.fixture
+    def objects(self) -> ObjectStore:
+        return MeasuredStore(MemoryObjectStore(), lambda *_: None)
+
+
 class TestEmptyPrefix(ObjectStoreContract):
     @pytest.fixture
     def objects(self) -> ObjectStore:
         return PrefixedStore(MemoryObjectStore(), "")
+
+
+def test_a_measured_store_tells_how_each_call_ended_and_how_long_it_took() -> None:
+    told: list[tuple[str, str]] = []
+    seconds: list[float] = []
+
+    def observe(operation: str, outcome: str, took: float) -> None:
+        told.append((operation, outcome))
+        seconds.append(took)
+
+    objects = MeasuredStore(MemoryObjectStore(), observe)
+    objects.put("a", b"12", create_only=True)
+    with pytest.raises(ObjectExists):
+        objects.put("a", b"12", create_only=True)
+    whole = (objects.read("a"), b"".join(objects.stream("a")), [info.key for info in objects.list("")])
+    with pytest.raises(ObjectNotFound):
+        list(objects.stream("b"))
+    with pytest.raises(InvalidKey):
+        objects.size("../b")
+    objects.delete("a")
+
+    assert whole == (b"12", b"12", ["a"])
+    assert told == [
+        ("put", "ok"),
+        ("put", "exists"),
+        ("read", "ok"),
+        ("stream", "ok"),
+        ("list", "ok"),
+        ("stream", "not_found"),
+        ("size", "error"),
+        ("delete", "ok"),
+    ]
+    assert all(0 <= took < 10 for took in seconds)
 
 
 def test_a_prefixed_store_keeps_to_its_prefix() -> None:
