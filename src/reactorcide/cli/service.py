@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 LOCK_FILE = "up.lock"
 
 
+class ServiceRuns(CommandFailed):
+    """Another service has the data directory."""
+
+
 def read_settings(environ: Mapping[str, str], flags: Mapping[str, object]) -> LoadedSettings:
     """Return the settings of the environment, each flag that was given in its place.
 
@@ -89,7 +93,7 @@ def sole_owner(data_dir: Path) -> Iterator[None]:
     """Be the only service on a data directory; the lock dies with this process.
 
     Raises:
-        CommandFailed: another one runs there; its URL is told.
+        ServiceRuns: another one runs there; its URL is told.
     """
     with (data_dir / LOCK_FILE).open("w") as file:
         try:
@@ -97,7 +101,7 @@ def sole_owner(data_dir: Path) -> Iterator[None]:
         except BlockingIOError as error:
             url = read_local_url(data_dir)
             where = f" at {url}" if url else ""
-            raise CommandFailed(
+            raise ServiceRuns(
                 f"a service already runs on {data_dir}{where}",
                 "stop it with 'reactorcide down', or set REACTORCIDE_DATA_DIR to another directory",
             ) from error

@@ -6,6 +6,7 @@ import importlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from reactorcide.cli.errors import ExitCode
+from reactorcide.cli.errors import CommandFailed, ExitCode
 
 if TYPE_CHECKING:
     from reactorcide.config import Settings
@@ -23,6 +24,12 @@ LOG_FILE = "up.log"
 _APPEND = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 _HEAVY = ("reactorcide.wiring.worker", "reactorcide.wiring.api")
 """Imported while PostgreSQL starts."""
+_READY, _TAKEN = b"ready\n", b"taken\n"
+"""What a detached `up` tells who started it; nothing: it has ended, and its log says why."""
+OTHER_START_SECONDS = 60.0
+"""So long is waited for another `up` that has the data directory and is not ready yet."""
+_LOOK_SECONDS = 0.1
+_LOOKS = 20
 
 
 @click.command()
@@ -49,7 +56,13 @@ def up(
 
     Ctrl-C lets running jobs end and then stops everything; a second Ctrl-C stops the jobs too.
     """
-    from reactorcide.cli.service import make_data_dir, read_settings, run_service, sole_owner
+    from reactorcide.cli.service import (
+        ServiceRuns,
+        make_data_dir,
+        read_settings,
+        run_service,
+        sole_owner,
+    )
 
     flags = {
         "port": port,
@@ -63,8 +76,15 @@ def up(
     if detach:
         start_detached(folder, flags)
         return
-    with sole_owner(folder):
-        run_service(settings, _run(settings, os.environ, ready_fd))
+    try:
+        with sole_owner(folder):
+            run_service(settings, _run(settings, os.environ, ready_fd))
+    except ServiceRuns:
+        if ready_fd is None:
+            raise
+        # Who started us waits for the other one, and has the say.
+        _tell(ready_fd, _TAKEN)
+        raise SystemExit(ExitCode.TROUBLE) from None
 
 
 async def _run(settings: "Settings", environ: Mapping[str, str], ready_fd: int | None) -> None:
@@ -95,7 +115,7 @@ async def _run(settings: "Settings", environ: Mapping[str, str], ready_fd: int |
         await asyncio.wait({ready, task}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
             _announce(settings.public_url or url, settings, isolation)
-            _tell_ready(ready_fd)
+            _tell(ready_fd, _READY)
         await task
 
 
@@ -136,28 +156,55 @@ def _announce(url: str, settings: "Settings", isolation: "Isolation") -> None:
     click.echo("\n".join(lines), err=True)
 
 
-def _tell_ready(ready_fd: int | None) -> None:
+def _tell(ready_fd: int | None, word: bytes) -> None:
     if ready_fd is not None:
         with contextlib.suppress(OSError):
-            os.write(ready_fd, b"ready\n")
+            os.write(ready_fd, word)
         os.close(ready_fd)
 
 
 def start_detached(folder: Path, flags: Mapping[str, object]) -> None:
     """Start `up` in the background and return when it is ready; one that is up already is as good.
 
+    So is one that somebody else starts at this moment: it is waited for, and if it fails we try ourselves.
+
     Raises:
-        CommandFailed: it did not get ready; the end of its log is told.
+        CommandFailed: the other one did not get ready in time.
+        SystemExit: ours did not get ready; the end of its log was told.
     """
     from reactorcide.cli.discovery import read_local_url
+
+    deadline = time.monotonic() + OTHER_START_SECONDS
+    while True:
+        if url := read_local_url(folder):
+            click.echo(f"Reactorcide is up already at {url}", err=True)
+            return
+        if _start_once(folder, flags):
+            url = read_local_url(folder)
+            click.echo(f"Reactorcide is up at {url}; 'reactorcide down' stops it", err=True)
+            return
+        if time.monotonic() > deadline:
+            raise CommandFailed(
+                f"another service has {folder}, and was not ready within {OTHER_START_SECONDS:.0f} seconds",
+                f"see {folder / LOG_FILE}",
+            )
+        for _ in range(_LOOKS):
+            if read_local_url(folder):
+                break
+            time.sleep(_LOOK_SECONDS)
+
+
+def _start_once(folder: Path, flags: Mapping[str, object]) -> bool:
+    """Start `up` in the background. True: it is ready; False: another one has the data directory.
+
+    Raises:
+        SystemExit: it did not get ready; the end of its log was told.
+    """
     from reactorcide.cli.service import as_variables
 
-    if url := read_local_url(folder):
-        click.echo(f"Reactorcide is up already at {url}", err=True)
-        return
     reading, writing = os.pipe()
     log_path = folder / LOG_FILE
-    with os.fdopen(reading, "rb") as ready, os.fdopen(os.open(log_path, _APPEND, 0o600), "wb") as log_file:
+    with os.fdopen(reading, "rb") as told, os.fdopen(os.open(log_path, _APPEND, 0o600), "wb") as log_file:
         begin = log_file.seek(0, os.SEEK_END)
         process = subprocess.Popen(
             [sys.executable, "-m", "reactorcide", "up", "--ready-fd", str(writing)],
@@ -170,13 +217,15 @@ def start_detached(folder: Path, flags: Mapping[str, object]) -> None:
         )
         os.close(writing)
         # End of file without a word: it has ended. It never hangs silently: every wait of it is bounded.
-        is_ready = ready.read() == b"ready\n"
-    if not is_ready:
-        code = process.wait()
-        with log_path.open("rb") as written:
-            written.seek(begin)
-            told = written.read()[-4000:].decode(errors="replace").strip()
-        click.echo(told, err=True)
-        raise SystemExit(code or ExitCode.TROUBLE)
-    process.returncode = 0  # it goes on without us
-    click.echo(f"Reactorcide is up at {read_local_url(folder)}; 'reactorcide down' stops it", err=True)
+        word = told.read()
+    if word == _READY:
+        process.returncode = 0  # it goes on without us
+        return True
+    code = process.wait()
+    if word == _TAKEN:
+        return False
+    with log_path.open("rb") as written:
+        written.seek(begin)
+        text = written.read()[-4000:].decode(errors="replace").strip()
+    click.echo(text, err=True)
+    raise SystemExit(code or ExitCode.TROUBLE)
