@@ -2,6 +2,7 @@
 
     python tests/robustness/crash_points.py                a seeded sample
     python tests/robustness/crash_points.py --all          every point that the counting run found
+    python tests/robustness/crash_points.py --remote --all the same with a worker that works over HTTP
     python tests/robustness/crash_points.py --point NAME   one of them, as the table names it
 
 The counting run plays the history without a fault and lists the points it passed; then the history is

@@ -33,6 +33,7 @@ from reactorcide.store.database import Database, Row
 from reactorcide.worker.cancelling import cancel_tasks
 
 USER_ID = "01890000-0000-7000-8000-0000000c0de5"
+WORKER_TOKEN = "the-token-of-a-worker-in-tests"
 GHOSTS = "ghosts"
 LINES = 5
 ENDS_WITHIN_SECONDS = 45.0
@@ -126,11 +127,17 @@ class Case:
     folder: Path
     dsn: str
     plan: Plan
-    over_http: bool = False
+    is_remote: bool = False
+    """Whether the worker works over HTTP, rather than on the coordinator's database."""
     ledger: Ledger = field(default_factory=Ledger)
     ids: dict[str, str] = field(default_factory=dict)
     seen_lengths: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     parts: dict[str, Part] = field(default_factory=dict)
+
+    @property
+    def worker_dir(self) -> Path:
+        """Where the worker keeps its spool and workspaces."""
+        return self.folder / ("worker" if self.is_remote else "data")
 
     @property
     def killed(self) -> str | None:
@@ -161,8 +168,15 @@ class Case:
     async def _start_parts(self) -> None:
         token = await self._make_admin()
         self.http.headers["Authorization"] = f"Bearer {token}"
+        shared = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self._variables()}
+        local = {"REACTORCIDE_DB_URI": self.dsn}
+        remote = {
+            "REACTORCIDE_DATA_DIR": str(self.worker_dir),
+            "REACTORCIDE_COORDINATOR_URL": f"http://127.0.0.1:{self.port}",
+            "REACTORCIDE_WORKER_TOKEN": WORKER_TOKEN,
+        }
         for role in ("serve", "worker"):
-            environment = {"PATH": os.environ["PATH"], "HOME": str(self.folder), **self._variables()}
+            environment = {**shared, **(remote if role == "worker" and self.is_remote else local)}
             plan = replace(self.plan, process=role)
             self.parts[role] = Part(self.nursery, role, plan, environment, self.folder / f"{role}.out")
             self.parts[role].start()
@@ -172,7 +186,6 @@ class Case:
             "REACTORCIDE_DATA_DIR": str(self.folder / "data"),
             "REACTORCIDE_OBJECT_STORE_BASE_PATH": str(self.folder / "objects"),
             "REACTORCIDE_DEFAULT_USER_ID": USER_ID,
-            "REACTORCIDE_DB_URI": self.dsn,
             "REACTORCIDE_DB_POOL_SIZE": "4",
             "REACTORCIDE_HOST": "127.0.0.1",
             "REACTORCIDE_PORT": str(self.port),
@@ -197,6 +210,11 @@ class Case:
                 "INSERT INTO api_tokens (token_id, user_id, token_hash, name, kind)"
                 " VALUES (%s, %s, sha256(%s), 'test', 'user')",
                 [token_id, user_id, token_id.encode()],
+            )
+            await tx.execute(
+                "INSERT INTO api_tokens (token_id, user_id, token_hash, name, kind)"
+                " VALUES (gen_random_uuid(), %s, sha256(%s), 'worker', 'worker')",
+                [user_id, WORKER_TOKEN.encode()],
             )
         self.admin = Principal(user_id, token_id, TokenKind.USER, frozenset({Role.ADMIN}))
         return token_id
@@ -336,8 +354,8 @@ class Case:
             " WHERE final_log_sha256 IS NOT NULL AND log_sealed_at IS NULL"
         )
         owed = await self._rows("SELECT kind, payload, tries FROM outbox WHERE done_at IS NULL")
-        data = self.folder / "data"
-        return [*unsealed, *owed, *(path for name in ("spool", "work") for path in _entries(data / name))]
+        folders = self.worker_dir / "spool", self.worker_dir / "work"
+        return [*unsealed, *owed, *(path for folder in folders for path in _entries(folder))]
 
     async def _check_submissions(self, statuses: dict[str, JobStatus]) -> None:
         if sorted(statuses) != sorted(self.ids.values()):

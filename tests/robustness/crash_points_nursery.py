@@ -11,6 +11,7 @@ import random
 import select
 import signal
 import sys
+import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +151,9 @@ def _be_child(order: dict[str, object]) -> None:
         run_role(str(order["role"]), Plan.decode(str(order["plan"])))
     except SystemExit as leaving:
         code = leaving.code
+    except BaseException:
+        traceback.print_exc()
+        code = 1
     else:
         code = 0
     sys.stdout.flush()

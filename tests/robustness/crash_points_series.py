@@ -5,6 +5,7 @@ import argparse
 import asyncio
 import os
 import random
+import re
 import shutil
 import tempfile
 import time
@@ -103,10 +104,13 @@ def sample(points: Sequence[str], size: int, seed: int) -> list[str]:
 class Series:
     """Runs of the history in a folder, each on a database of its own."""
 
-    def __init__(self, nursery: Nursery, folder: Path, make_dsn: Callable[[], str]) -> None:
+    def __init__(
+        self, nursery: Nursery, folder: Path, make_dsn: Callable[[], str], *, is_remote: bool
+    ) -> None:
         self._nursery = nursery
         self._folder = folder
         self._make_dsn = make_dsn
+        self._is_remote = is_remote
         self._number = 0
 
     async def count_points(self, fault: str = "kill") -> list[str]:
@@ -164,7 +168,7 @@ class Series:
             fault=fault,
             seconds=seconds,
         )
-        return Case(self._nursery, folder, self._make_dsn(), plan)
+        return Case(self._nursery, folder, self._make_dsn(), plan, is_remote=self._is_remote)
 
 
 @contextmanager
@@ -209,12 +213,12 @@ def print_summary(verdicts: Sequence[Verdict]) -> None:
 
 
 @asynccontextmanager
-async def open_series(folder: Path, make_dsn: Callable[[], str]) -> AsyncIterator[Series]:
-    """Yield a series whose processes end with the block."""
+async def open_series(folder: Path, make_dsn: Callable[[], str], *, is_remote: bool) -> AsyncIterator[Series]:
+    """Yield a series whose processes end with the block; its worker works over HTTP if it ``is_remote``."""
     nursery = Nursery()
     await nursery.start()
     try:
-        yield Series(nursery, folder, make_dsn)
+        yield Series(nursery, folder, make_dsn, is_remote=is_remote)
     finally:
         await nursery.close()
 
@@ -232,8 +236,9 @@ class Program:
         parser = argparse.ArgumentParser(description=self.description)
         parser.add_argument("--all", action="store_true", help="every point")
         parser.add_argument("--count", action="store_true", help="only list the points")
+        parser.add_argument("--remote", action="store_true", help="with a worker that works over HTTP")
         parser.add_argument("--point", action="append", help="this point; repeatable")
-        parser.add_argument("--match", default="", help="only points whose name holds this")
+        parser.add_argument("--match", default="", help="only points that this regular expression finds")
         parser.add_argument("--seed", type=int, default=random.randrange(2**32))
         parser.add_argument("--size", type=int, default=self.size, help="of the sample")
         parser.add_argument("--at-once", type=int, default=AT_ONCE)
@@ -246,9 +251,9 @@ class Program:
 
     async def _run(self, asked: argparse.Namespace, folder: Path, make_dsn: Callable[[], str]) -> int:
         began = time.monotonic()
-        async with open_series(folder, make_dsn) as series:
+        async with open_series(folder, make_dsn, is_remote=asked.remote) as series:
             points = asked.point or await series.count_points(self.faults[0][0])
-            points = [point for point in points if asked.match in point]
+            points = [point for point in points if re.search(asked.match, point)]
             print(f"seed {asked.seed}, {len(points)} points, {time.monotonic() - began:.1f} s", flush=True)
             if asked.count:
                 print("\n".join(points))

@@ -20,7 +20,7 @@ async def test_c14_whatever_write_fails_nothing_acknowledged_is_lost_and_work_go
     make_database: Callable[[], str], tmp_path: Path
 ) -> None:
     seed = int(os.environ.get(SEED, random.randrange(2**32)))
-    async with open_series(tmp_path, make_database) as series:
+    async with open_series(tmp_path, make_database, is_remote=False) as series:
         points = await series.count_points(fault="ENOSPC")
         chosen = points if is_long() else sample(points, QUICK, seed)
         print(f"seed {seed}, {len(chosen)} of {len(points)} points")  # noqa: T201 - to try it again
