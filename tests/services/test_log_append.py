@@ -391,17 +391,17 @@ from reactorcide.services.logs import LogService
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 
-async def main(dsn, root, job_id, lease_id, offset):
+async def main(dsn, root, job_id, lease_id, worker_id, offset):
     database = await Database.open(dsn, size=2)
     service = LogService(database, FilesystemObjectStore(Path(root)), Bell(database))
-    claim = Claim(job_id, 1, lease_id, "")
+    claim = Claim(job_id, 1, lease_id, worker_id)
     while True:
         data = b"".join(b"%d\\n" % number for number in range(offset, offset + 3_000))
         start = int(offset)
         offset = await service.append(claim, start, data, [LogPiece(1, "o", len(data))])
         print(start, offset, flush=True)
 
-asyncio.run(main(*sys.argv[1:5], int(sys.argv[5])))
+asyncio.run(main(*sys.argv[1:6], int(sys.argv[6])))
 """
 KILLS = int(os.environ.get("REACTORCIDE_TEST_KILLS", "30")) // 6
 
@@ -422,6 +422,7 @@ async def test_crd_02_what_was_acknowledged_survives_kill_9(
                 tmp_path,
                 claim.job_id,
                 claim.lease_id,
+                claim.worker_id,
                 str(len(expected)),
             ),
             stdout=asyncio.subprocess.PIPE,

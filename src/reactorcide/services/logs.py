@@ -377,5 +377,5 @@ def _check_append(claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPi
             faults.append(InputFault(f"/pieces/{number}", "must be from 1970 to 9999"))
     if faults:
         raise InvalidInput(faults[:20])
-    if not (is_id(claim.job_id) and is_id(claim.lease_id)):
+    if not all(map(is_id, (claim.job_id, claim.lease_id, claim.worker_id))):
         raise ClaimLost(claim.job_id, claim.attempt)

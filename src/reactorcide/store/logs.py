@@ -41,6 +41,7 @@ _COLUMNS = """
 READ_HELD_LOG = f"""
     SELECT {_COLUMNS} FROM attempts
      WHERE job_id = %(job_id)s AND attempt = %(attempt)s AND lease_id = %(lease_id)s
+       AND worker_id = %(worker_id)s
 """  # noqa: S608 - constants
 
 READ_LOG = f"""
@@ -60,7 +61,7 @@ GROW_LOG = """
     UPDATE attempts
        SET log_length = %(new)s
      WHERE job_id = %(job_id)s AND attempt = %(attempt)s AND lease_id = %(lease_id)s
-       AND log_length = %(old)s AND log_sealed_at IS NULL
+       AND worker_id = %(worker_id)s AND log_length = %(old)s AND log_sealed_at IS NULL
        AND (final_log_length IS NULL OR final_log_length >= %(new)s)
 """
 
@@ -170,7 +171,12 @@ async def seal_log(tx: Transaction, log: LogRow, sha256: bytes, key: str) -> boo
 
 
 def _fence(claim: Claim) -> dict[str, object]:
-    return {"job_id": claim.job_id, "attempt": claim.attempt, "lease_id": claim.lease_id}
+    return {
+        "job_id": claim.job_id,
+        "attempt": claim.attempt,
+        "lease_id": claim.lease_id,
+        "worker_id": claim.worker_id,
+    }
 
 
 def _as_log(row: Row) -> LogRow:
