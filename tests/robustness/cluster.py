@@ -26,7 +26,7 @@ import psycopg
 from fakes.fault_proxy import FaultProxy
 from reactorcide.config import Settings
 from reactorcide.store.embedded import EmbeddedPostgres
-from robustness.cluster_parts import PROGRAM, Account, Part, descendants
+from robustness.cluster_parts import Account, Part, descendants, find_interpreter
 from robustness.cluster_profile import TEST, Profile
 
 ADMIN_ID = "11111111-1111-4111-8111-111111111111"
@@ -76,6 +76,9 @@ class Cluster:
         self.token = ""
         self._mounts: list[Path] = []
         self._key = secrets.token_hex(32)
+        # Direct workers and coordinators write the same objects.
+        self._has_own_accounts = plan.has_own_accounts and plan.is_http
+        self._interpreter: str | None = None
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -185,11 +188,14 @@ class Cluster:
 
     def _account(self, number: int) -> Account:
         """Return the account of a host: coordinators share number 0, which has no other's."""
-        if not (self.plan.has_own_accounts and self.plan.is_http) or number == 1:
+        if not self._has_own_accounts or number == 1:
             return Account()
         account = Account(_FIRST_UID + number)
-        if not account.can_run_product():
-            sys.stderr.write(f"uid {account.uid} cannot read the product: all parts run as ourselves\n")
+        if self._interpreter is None:
+            self._interpreter = find_interpreter(account, self.plan.root / "python")
+        if self._interpreter is None:
+            sys.stderr.write(f"uid {account.uid} cannot read the product: every part runs as ourselves\n")
+            self._has_own_accounts = False
             return Account()
         return account
 
@@ -204,7 +210,7 @@ class Cluster:
             "PORT": str(_free_port()),
             "DEFAULT_USER_ID": ADMIN_ID,
         }
-        return Part(name, ("serve",), settings, home, self.plan.root / f"{name}.log", account)
+        return self._part(name, "serve", settings, account)
 
     def _worker(self, number: int, token_path: Path | None) -> Part:
         name = f"worker-{number + 1}"
@@ -229,7 +235,12 @@ class Cluster:
             account.give(own_token)
             del settings["ENCRYPTION_KEY"], settings["OBJECT_STORE_BASE_PATH"]
             settings |= {"COORDINATOR_URL": f"http://127.0.0.1:{port}", "WORKER_TOKEN_FILE": str(own_token)}
-        return Part(name, ("worker",), settings, home, self.plan.root / f"{name}.log", account)
+        return self._part(name, "worker", settings, account)
+
+    def _part(self, name: str, command: str, settings: dict[str, str], account: Account) -> Part:
+        log_path, home = self.plan.root / f"{name}.log", self.plan.root / name
+        python = sys.executable if account.uid is None else self._interpreter or sys.executable
+        return Part(name, (command,), settings, home, log_path, account, python)
 
     def _shared_settings(self, home: Path) -> dict[str, str]:
         return {
@@ -260,7 +271,7 @@ class Cluster:
         # Through a thread of its own this would wait for the proxy, which lives in our event loop.
         environment["REACTORCIDE_DB_URI"] = self.postgres.dsn
         subprocess.run(
-            [*PROGRAM, "bootstrap"],
+            [sys.executable, "-m", "reactorcide", "bootstrap"],
             env=environment,
             cwd=part.home,
             check=True,

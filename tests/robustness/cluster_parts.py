@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-PROGRAM = (sys.executable, "-m", "reactorcide")
 POLL_SECONDS = 0.02
 KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TZ")
 
@@ -25,12 +24,39 @@ class Account:
         if self.uid is not None:
             os.chown(path, self.uid, self.uid)
 
-    def can_run_product(self) -> bool:
-        """Tell whether the account can read the interpreter and the sources."""
-        probe = subprocess.run(
-            [*PROGRAM, "--version"], user=self.uid, group=self.uid, extra_groups=[], capture_output=True
-        )
+    def can_run(self, interpreter: str) -> bool:
+        """Tell whether the account can run the product by an interpreter."""
+        command = [interpreter, "-m", "reactorcide", "--version"]
+        try:
+            probe = subprocess.run(
+                command, user=self.uid, group=self.uid, extra_groups=[], cwd="/", env={}, capture_output=True
+            )
+        except PermissionError:
+            return False
         return probe.returncode == 0
+
+
+def find_interpreter(account: Account, folder: Path) -> str | None:
+    """Return an interpreter with the product that ``account`` can run, made in ``folder`` if ours is not.
+
+    Ours may be in a home that others cannot enter, while the system has one of the same version.
+    """
+    if account.can_run(sys.executable):
+        return sys.executable
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for found in (Path("/usr/local/bin") / version, Path("/usr/bin") / version):
+        made = folder / "bin/python"
+        if not found.exists():
+            continue
+        subprocess.run(
+            [found, "-m", "venv", "--without-pip", "--clear", folder], check=True, capture_output=True
+        )
+        paths = [path for path in sys.path if path.endswith(("site-packages", "/src"))]
+        (folder / "lib" / version / "site-packages" / "product.pth").write_text("\n".join(paths))
+        folder.chmod(0o755)
+        if account.can_run(str(made)):
+            return str(made)
+    return None
 
 
 @dataclass
@@ -43,6 +69,7 @@ class Part:
     home: Path
     log_path: Path
     account: Account = field(default_factory=Account)
+    interpreter: str = sys.executable
     process: subprocess.Popen[bytes] | None = None
     starts: int = 0
     unasked_ends: list[int] = field(default_factory=list)
@@ -69,7 +96,7 @@ class Part:
         is_other = self.account.uid is not None
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*PROGRAM, *self.arguments],
+                [self.interpreter, "-m", "reactorcide", *self.arguments],
                 env=environment,
                 cwd=self.home,
                 stdin=subprocess.DEVNULL,

@@ -24,6 +24,7 @@ class JobRow:
     exit_code: int | None
     completed_at: float | None = None
     """By the monotonic clock."""
+    worker_name: str | None = None
 
     @property
     def is_final(self) -> bool:

@@ -32,7 +32,7 @@ _LEASES = """
 """
 _UNENDED = "SELECT job_id::text, name FROM jobs WHERE completed_at IS NULL"
 _JOBS = """
-    SELECT job_id::text, name, status, reason, attempt, runs, max_runs, exit_code,
+    SELECT job_id::text, name, status, reason, attempt, runs, max_runs, exit_code, worker_name,
            extract(epoch FROM completed_at)::float8 AS completed_at
       FROM jobs ORDER BY name
 """

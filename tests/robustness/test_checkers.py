@@ -280,12 +280,16 @@ def test_a_wrong_history_is_found_out(goal: str, spoil: Callable[[History], None
     assert not verdicts[goal].holds
 
 
-def test_a_cancel_is_excused_by_an_outage_only() -> None:
+@pytest.mark.parametrize(
+    ("target", "excuses"), [("worker-1", True), ("worker-1:uplink", True), ("worker-2", False)]
+)
+def test_a_slow_cancel_is_excused_by_outages_on_its_way_only(target: str, excuses: bool) -> None:
     history = sound_history()
     be_slow_to_cancel(history)
-    history.spans = [span("worker-1", "kill", 13.0, 14.0)]
+    history.jobs = [replace(ROW, worker_name="worker-1")]
+    history.spans = [span(target, "kill", 13.0, 14.0)]
 
-    assert checkers.check_cancels(history).holds
+    assert checkers.check_cancels(history).holds is excuses
 
 
 def test_a_cut_log_may_end_anywhere_in_its_last_second() -> None:
