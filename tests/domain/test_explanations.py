@@ -128,18 +128,18 @@ MOMENTS = [
     ),
     (
         replace(WAITING, queue=NOBODY),
-        "queued for 4 min 5 s: no live worker takes jobs from the queue gpu; if none comes it ends as"
+        "queued for 4 min 5 s: no live worker takes jobs from the queue gpu; if none takes it, it ends as"
         " timeout in 23 h 53 min",
     ),
     (
         replace(WAITING, queue=replace(NOBODY, last_worker="w2", last_seen_seconds=10_900)),
         "queued for 4 min 5 s: no live worker takes jobs from the queue gpu (the last one, w2, was seen"
-        " 3 h 1 min ago); if none comes it ends as timeout in 23 h 53 min",
+        " 3 h 1 min ago); if none takes it, it ends as timeout in 23 h 53 min",
     ),
     (
         replace(WAITING, queue=replace(NOBODY, full_workers=2)),
-        "queued for 4 min 5 s: every live worker of the queue gpu reports a full disk; if none comes it"
-        " ends as timeout in 23 h 53 min",
+        "queued for 4 min 5 s: every live worker of the queue gpu reports a full disk; if none takes it,"
+        " it ends as timeout in 23 h 53 min",
     ),
     (
         replace(WAITING, queue_deadline_seconds=-1),
@@ -243,8 +243,8 @@ MOMENTS = [
     ),
     (
         replace(REAPED, last_actor="system:register"),
-        "failed after 6 min: worker w1 was started anew while it ran the job; it was not run again"
-        " because its retry_on_lost is 0",
+        "failed after 6 min: a new process took the place of worker w1 while it ran the job; it was not run"
+        " again because its retry_on_lost is 0",
     ),
     (
         ended(Reason.WORKER_LOST, message="the worker was shut down before the job ended"),

@@ -1,6 +1,7 @@
 """Why a job does what it does, asked at every station of its life."""
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -33,7 +34,7 @@ async def why(desk: JobDesk, job_id: str) -> str:
     """Return the sentence with every duration as N: how long a test takes is not its claim."""
     told = (await explain(desk, job_id)).why
     told = re.sub(r"\d{4}-\d\d-\d\dT[\d:]+Z", "T", told)
-    return re.sub(r"\d+ (s|min|h|d)( \d+ (s|min|h))?(?= |;|:|,|\)|$)", "N", told)
+    return re.sub(r"\d+(\.\d)? (s|min|h|d)( \d+ (s|min|h))?(?= |;|:|,|\)|$)", "N", told)
 
 
 async def silence(desk: JobDesk, seconds: float) -> None:
@@ -62,8 +63,8 @@ async def test_a_job_is_explained_from_its_submission_to_its_end(desk: JobDesk) 
     told.append(await why(desk, job.job_id))
 
     assert told == [
-        "queued for N: no live worker takes jobs from the queue reactorcide-jobs; if none comes it ends as"
-        " timeout in N",
+        "queued for N: no live worker takes jobs from the queue reactorcide-jobs; if none takes it, it ends"
+        " as timeout in N",
         "queued for N: 1 of 1 slots of the queue reactorcide-jobs are free; its position is 1",
         "queued for N: worker w1 has taken it N ago and is about to start it",
         "running on w1 for N; its deadline is in N; last heartbeat N ago",
@@ -108,6 +109,39 @@ async def test_a_silent_worker_is_told_with_what_follows_and_then_it_does(desk: 
         "failed after N: worker w1 was lost while it ran the job (last heartbeat T, given up T); it was not"
         " run again because its retry_on_lost is 0; the worker may still bring the rest of its log"
     )
+
+
+@pytest.mark.parametrize("retry_on_lost", [0, 1])
+@pytest.mark.parametrize("wish", ["", "cancel", "kill"])
+@pytest.mark.parametrize("timeout_seconds", [1, 10_000])
+async def test_what_is_foretold_of_a_silent_worker_comes_true(
+    desk: JobDesk, retry_on_lost: int, wish: str, timeout_seconds: int
+) -> None:
+    claim = await started(desk, retry_on_lost=retry_on_lost, timeout_seconds=timeout_seconds)
+    if wish:
+        await desk.jobs.cancel(desk.user, claim.job_id, force=wish == "kill")
+    await desk.age(claim.job_id, 4)
+    await silence(desk, LOST)
+
+    timing = replace(TIMING, heartbeat=timedelta(seconds=1))
+    told = await Explainer(desk.database, timing).explain(desk.user, claim.job_id)
+    left = told.given_up_seconds
+    assert left is not None
+    await desk.age(claim.job_id, left - 9)
+    await desk.reap()
+    spared = await desk.read(claim.job_id)
+    await desk.age(claim.job_id, 10)
+    await desk.reap()
+    end = await desk.read(claim.job_id)
+
+    assert spared.status is JobStatus.RUNNING
+    foretold = {
+        "the job ends as cancelled": JobStatus.CANCELLED,
+        "the job ends as timeout": JobStatus.TIMEOUT,
+        "the job ends as failed (worker_lost)": JobStatus.FAILED,
+        "the job is given back to its queue, to be run again,": JobStatus.QUEUED,
+    }
+    assert [end.status] == [status for words, status in foretold.items() if words in told.why], told.why
 
 
 async def test_a_worker_that_beats_for_other_attempts_only_is_told_from_a_silent_one(desk: JobDesk) -> None:
@@ -168,7 +202,9 @@ async def test_a_worker_that_is_started_anew_is_told_from_one_that_was_lost(desk
 
     told = await why(desk, claim.job_id)
 
-    assert told.startswith("failed after N: worker w1 was started anew while it ran the job; it was not run")
+    assert told.startswith(
+        "failed after N: a new process took the place of worker w1 while it ran the job; it was not run"
+    )
 
 
 async def test_a_job_that_waited_too_long_says_how_long(desk: JobDesk) -> None:

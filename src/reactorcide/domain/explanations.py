@@ -222,7 +222,7 @@ def _nobody_clause(sight: JobSight, queue: QueueSight, *, with_times: bool) -> s
     else:
         clause = f"every live worker of the queue {sight.queue_name} is draining or reports a full disk"
     if with_times:
-        clause += f"; if none comes it ends as timeout in {spell_duration(sight.queue_deadline_seconds)}"
+        clause += f"; if none takes it, it ends as timeout in {spell_duration(sight.queue_deadline_seconds)}"
     return clause
 
 
@@ -297,7 +297,7 @@ def _count(sight: JobSight) -> str:
 
 def _end_sentence(sight: JobSight, timing: Timing) -> str:
     took = sight.running_seconds
-    when = f"after {spell_duration(took)}{_count(sight)}" if took is not None else _before_what(sight)
+    when = f"after {_spell_run(took)}{_count(sight)}" if took is not None else _before_what(sight)
     match sight.status:
         case JobStatus.COMPLETED:
             return f"completed {when}: {_cause(sight, timing)}"
@@ -314,6 +314,10 @@ def _end_sentence(sight: JobSight, timing: Timing) -> str:
         case JobStatus.TIMEOUT:
             return f"timed out {when}: {_cause(sight, timing)}"
     return f"failed {when}: {_cause(sight, timing)}"
+
+
+def _spell_run(seconds: float) -> str:
+    return f"{max(0.0, seconds):.1f} s" if seconds < 10 else spell_duration(seconds)
 
 
 def _before_what(sight: JobSight) -> str:
@@ -390,7 +394,9 @@ def _was_taken_away(sight: JobSight) -> bool:
 
 def _lost_worker(sight: JobSight) -> str:
     worker = f"worker {sight.newest.worker}" if sight.newest else "its worker"
-    return f"{worker} was started anew" if sight.last_actor == _NEW_BOOT else f"{worker} was lost"
+    if sight.last_actor == _NEW_BOOT:
+        return f"a new process took the place of {worker}"
+    return f"{worker} was lost"
 
 
 def _log_clause(sight: JobSight) -> str:

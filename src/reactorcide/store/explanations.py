@@ -10,6 +10,7 @@ from reactorcide.store.attempts import MAX_ATTEMPTS
 from reactorcide.store.database import Row, Transaction
 from reactorcide.store.workers import IS_LIVE
 
+_WAITS = "j.status IN ('submitted', 'queued')"
 _QUEUE = f"""
     SELECT count(*) FILTER (WHERE is_able) AS able_workers,
            count(*) FILTER (WHERE is_live AND draining) AS draining_workers,
@@ -22,13 +23,13 @@ _QUEUE = f"""
                    {IS_LIVE} AND NOT w.draining AND NOT w.disk_full AS is_able,
                    (SELECT count(*) FROM attempts held
                      WHERE held.worker_id = w.worker_id AND held.ended_at IS NULL) AS busy
-              FROM workers w WHERE j.queue_name = ANY(w.queues)) of_queue
+              FROM workers w WHERE {_WAITS} AND j.queue_name = ANY(w.queues)) of_queue
 """
 # Of a rank above ours among those that may be claimed now.
 _AHEAD = f"""
     SELECT count(*) AS jobs_ahead FROM (
         SELECT 1 FROM jobs o
-         WHERE o.queue_name = j.queue_name AND o.status IN ('submitted', 'queued')
+         WHERE {_WAITS} AND o.queue_name = j.queue_name AND o.status IN ('submitted', 'queued')
            AND o.lease_id IS NULL AND o.desired = 0 AND o.not_before <= now() AND o.queue_deadline_at > now()
            AND (o.priority > j.priority OR o.priority = j.priority
                 AND (o.created_at, o.job_id) < (j.created_at, j.job_id))
@@ -63,8 +64,8 @@ _LOOK = f"""
       LEFT JOIN LATERAL (
            SELECT actor FROM job_events e WHERE e.job_id = j.job_id ORDER BY seq DESC LIMIT 1
            ) last_event ON true
-      LEFT JOIN LATERAL ({_QUEUE}) q ON j.status IN ('submitted', 'queued')
-      LEFT JOIN LATERAL ({_AHEAD}) ahead ON j.status IN ('submitted', 'queued')
+      LEFT JOIN LATERAL ({_QUEUE}) q ON {_WAITS}
+      LEFT JOIN LATERAL ({_AHEAD}) ahead ON {_WAITS}
      WHERE j.job_id = %(job_id)s
 """
 _OF_JOB = (
