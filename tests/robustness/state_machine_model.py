@@ -8,8 +8,10 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 from job_desk import TIMING
+from job_laws import JobFacts
 from reactorcide.domain.jobs import AttemptOutcome, Claim
 from reactorcide.domain.reasons import Reason
 from reactorcide.domain.retry import retry_delay
@@ -304,3 +306,44 @@ def may_be_sealed(attempt: ModelAttempt) -> bool:
     """Tell whether the log of an attempt is whole."""
     digest = hashlib.sha256(attempt.log).digest()
     return attempt.final_length == len(attempt.log) and attempt.final_sha256 in (None, digest)
+
+
+def seen(facts: JobFacts) -> list[Any]:
+    """Return what the rows of a job say, as `predicted` does."""
+    row = facts.row
+    job = [row["status"], row["desired"], row["runs"], row["reason"] if facts.status.is_final else None]
+    return job + [
+        [
+            attempt["lease_id"],
+            attempt["worker_id"],
+            attempt["started"] is not None,
+            attempt["ended"] is not None,
+            attempt["end_status"],
+            attempt["reason"],
+            attempt["exit_code"],
+            attempt["log_length"],
+            attempt["final_log_length"],
+            attempt["is_sealed"],
+        ]
+        for attempt in facts.attempts
+    ]
+
+
+def predicted(job: ModelJob) -> list[Any]:
+    """Return what the rows of a job should say."""
+    ended = job.reason if job.status.is_final else None
+    return [job.status.value, job.desired, job.runs, ended] + [
+        [
+            attempt.claim.lease_id,
+            attempt.claim.worker_id,
+            attempt.started,
+            attempt.ended_at is not None,
+            attempt.end_status,
+            attempt.reason,
+            attempt.exit_code,
+            len(attempt.log),
+            attempt.final_length,
+            attempt.is_sealed,
+        ]
+        for attempt in job.attempts
+    ]
