@@ -67,8 +67,6 @@ class Nursery:
             return await self._made.get()
 
     async def close(self) -> None:
-        for child in self._children.values():
-            child.signal(signal.SIGKILL)
         assert self._process.stdin is not None
         self._process.stdin.close()
         await self._process.wait()
@@ -104,6 +102,10 @@ def main() -> None:
         if 0 in ready:
             said = os.read(0, 65536)
             is_over = not said
+            if is_over:
+                # Whoever gave the orders is gone, and nobody will look after these.
+                for pid in children:
+                    os.kill(pid, signal.SIGKILL)
             *lines, unread = (unread + said).split(b"\n")
             for line in lines:
                 pid = _fork(json.loads(line))

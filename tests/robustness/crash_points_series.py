@@ -101,6 +101,13 @@ def sample(points: Sequence[str], size: int, seed: int) -> list[str]:
     return chosen
 
 
+def combine(points: Sequence[str], faults: Sequence[tuple[str, float]]) -> list[tuple[str, str, float]]:
+    """Return every point with every fault; a server that cannot commit has one way not to."""
+    return [
+        (point, *fault) for point in points for fault in faults if fault[0] != "EIO" or "commit:" not in point
+    ]
+
+
 class Series:
     """Runs of the history in a folder, each on a database of its own."""
 
@@ -247,7 +254,10 @@ class Program:
         folder = Path(tempfile.mkdtemp(prefix="crash-points-"))
         folder.chmod(0o711)
         with own_databases(folder) as make_dsn:
-            return asyncio.run(self._run(asked, folder, make_dsn))
+            code = asyncio.run(self._run(asked, folder, make_dsn))
+        if code == 0:
+            shutil.rmtree(folder)
+        return code
 
     async def _run(self, asked: argparse.Namespace, folder: Path, make_dsn: Callable[[], str]) -> int:
         began = time.monotonic()
@@ -260,8 +270,7 @@ class Program:
                 return 0
             if not (asked.all or asked.point or asked.match):
                 points = sample(points, asked.size, asked.seed)
-            tried = [(point, *fault) for point in points for fault in self.faults]
-            verdicts = await series.try_points(tried, print_verdict, asked.at_once)
+            verdicts = await series.try_points(combine(points, self.faults), print_verdict, asked.at_once)
         print_summary(verdicts)
         print(f"{time.monotonic() - began:.0f} s")
         return int(any(verdict.trouble for verdict in verdicts))

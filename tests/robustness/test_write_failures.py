@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crash_points_series import SEED, is_long, open_series, print_summary, print_verdict, sample
+from crash_points_series import SEED, combine, is_long, open_series, print_summary, print_verdict, sample
 from write_failures import FAULTS
 
 QUICK = 7
@@ -25,8 +25,7 @@ async def test_c14_whatever_write_fails_nothing_acknowledged_is_lost_and_work_go
         chosen = points if is_long() else sample(points, QUICK, seed)
         print(f"seed {seed}, {len(chosen)} of {len(points)} points")  # noqa: T201 - to try it again
 
-        tried = [(point, *fault) for point in chosen for fault in FAULTS]
-        verdicts = await series.try_points(tried, print_verdict)
+        verdicts = await series.try_points(combine(chosen, FAULTS), print_verdict)
 
     print_summary(verdicts)
     assert not [verdict for verdict in verdicts if verdict.trouble]
