@@ -69,7 +69,7 @@ class Stage:
         """Run one seed, ``ticks`` seconds of trouble and then the healing.
 
         Raises:
-            Broken, AssertionError: with the world in its ``world``.
+            Broken, AssertionError: with the world in its ``world``. What nobody expected is Broken too.
         """
         self.clock.restart()
         # Jitter of the product is drawn from here.
@@ -84,6 +84,10 @@ class Stage:
         except AssertionError as error:
             error.world = world  # type: ignore[attr-defined]
             raise
+        except Exception as error:
+            broken = Broken(getattr(error, "job_id", ""), f"nobody expected {error!r}")
+            broken.world = world  # type: ignore[attr-defined]
+            raise broken from error
         return world
 
     def close(self) -> None:
@@ -280,9 +284,9 @@ def _main() -> int:
                         break
         finally:
             stage.close()
-    seconds = time.monotonic() - began
+    seconds, count = time.monotonic() - began, seed - seeds[0] + 1
     print(  # noqa: T201
-        f"{seed - seeds[0] + 1} seeds, {steps} events, {seconds:.1f} s, {(seed - seeds[0] + 1) / seconds:.2f} seeds/s,"
+        f"{count} seeds, {steps} events, {seconds:.1f} s, {count / seconds:.2f} seeds/s,"
         f" broken: {broken or 'none'}"
     )
     return 1 if broken else 0

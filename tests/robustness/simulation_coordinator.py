@@ -127,7 +127,8 @@ class Coordinator:
         self._database = database
         self._store = store
         self._boots = 0
-        self._is_frozen = False
+        self.is_frozen = False
+        self.held_back: list[Callable[[], Awaitable[None]]] = []
         self._rounds = 0
 
     async def boot(self) -> None:
@@ -156,6 +157,7 @@ class Coordinator:
 
     def crash(self) -> None:
         self.is_up = False
+        self.held_back.clear()
         self._world.note(self.name, "dies")
 
     def die_after(self, transactions: int) -> None:
@@ -165,16 +167,18 @@ class Coordinator:
         self._database.dies_after = None
 
     def freeze(self) -> None:
-        self._is_frozen = True
+        self.is_frozen = True
 
     def thaw(self) -> None:
-        self._is_frozen = False
+        """Go on, and serve what has come meanwhile, whoever still waits for it."""
+        self.is_frozen = False
+        held_back, self.held_back = self.held_back, []
+        for action in held_back:
+            self._world.after(0.0, action)
 
     async def serve(self, call: Call) -> Any:
         if not self.is_up:
             raise Unavailable("coordinator")
-        if self._is_frozen:
-            raise Vanished
         try:
             return await call.make(self)
         finally:
@@ -189,7 +193,7 @@ class Coordinator:
     async def _do_round(self, boot: int) -> None:
         if not self.is_up or boot != self._boots:
             return
-        if not self._is_frozen:
+        if not self.is_frozen:
             await self._maintenance.run_round()
             if self._database.is_dead:
                 self.crash()

@@ -23,7 +23,7 @@ from reactorcide.domain.jobs import AttemptOutcome, Claim, LogPiece
 from reactorcide.domain.reasons import Reason
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 from robustness.simulation_coordinator import TIMING
-from robustness.simulation_ledger import Ledger
+from robustness.simulation_ledger import Broken, Ledger
 from robustness.simulation_sandbox import CANCELLED, LOST, Sandbox, SpoolEntry
 from robustness.simulation_world import Call, Process, Script, Sleep, World
 
@@ -169,7 +169,7 @@ class Worker:
                 self._world.note(claim.job_id, f"{self._host.name} hears of its claim of {claim.attempt}")
                 self._attempts[claim] = Attempt(claim)
                 self.process.spawn(self._carry_out(self._attempts[claim]))
-            yield Sleep(self._random.uniform(0.5, 3.0))
+            yield Sleep(self._random.uniform(0.5, 5.0))
 
     def _carry_out(self, attempt: Attempt) -> Script:
         sent_at, started = yield from self._start(attempt)
@@ -248,9 +248,8 @@ class Worker:
                 if attempt is not None:
                     attempt.obey("abandon")
                 return True
-            except LogMismatch:
-                self._world.note(entry.claim.job_id, "the log is mismatched")
-                raise
+            except LogMismatch as error:
+                raise Broken(entry.claim.job_id, f"its log is refused: {error}") from error
             except Unavailable:
                 yield self._pause()
             else:
@@ -281,6 +280,10 @@ class Worker:
         interval = TIMING.heartbeat.total_seconds()
         while True:
             held = [claim for claim, attempt in self._attempts.items() if attempt.is_held]
+            if not held and not self._is_draining:
+                # Who asks for work is seen anyway.
+                yield Sleep(1.0)
+                continue
             sent_at = self._world.now
             report = WorkerReport(draining=self._is_draining)
             beat = self._call(

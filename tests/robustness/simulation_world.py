@@ -18,6 +18,10 @@ from robustness.simulation_clock import SimulatedClock
 class Answering(Protocol):
     """A coordinator, as the network sees it."""
 
+    is_frozen: bool
+    held_back: list[Callable[[], Awaitable[None]]]
+    """What has come while it was frozen, and is served when it thaws."""
+
     async def serve(self, call: "Call") -> Any:
         """Answer. Raises what the service raises, Unavailable when down, Vanished when it died over it."""
 
@@ -154,6 +158,18 @@ class World:
 
     async def _deliver(self, host: str, call: Call, answer: Callable[[Any, Exception | None], None]) -> None:
         coordinator = self.random.choice(self.coordinators)
+        if coordinator.is_frozen:
+            coordinator.held_back.append(lambda: self._hand_over(coordinator, host, call, answer))
+        else:
+            await self._hand_over(coordinator, host, call, answer)
+
+    async def _hand_over(
+        self,
+        coordinator: Answering,
+        host: str,
+        call: Call,
+        answer: Callable[[Any, Exception | None], None],
+    ) -> None:
         value, error = None, None
         try:
             value = await coordinator.serve(call)
