@@ -28,6 +28,9 @@ class CountedQueue:
         self.claims = 0
         self.looks = 0
         self.is_away = False
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
+        self.has_claimed = asyncio.Event()
 
     async def announce(self, jobs: Sequence[Announcement]) -> None:
         await self._queue.announce(jobs)
@@ -38,7 +41,11 @@ class CountedQueue:
         self.claims += 1
         if self.is_away:
             raise Unavailable("queue")
-        return await self._queue.claim(worker_id, queue_names, limit, start_within=start_within)
+        claims = await self._queue.claim(worker_id, queue_names, limit, start_within=start_within)
+        if claims:
+            self.has_claimed.set()
+        await self.may_answer.wait()
+        return claims
 
     async def wait(self, queue_names: Sequence[str], timeout: timedelta) -> frozenset[str]:
         self.looks += 1
@@ -59,11 +66,16 @@ class Hall:
             start_within=TIMING.start_deadline,
             mark_seen=self._see,
             seen_every=timedelta(seconds=0.2),
+            give_back=self._give_back,
         )
         self.waiting: list[asyncio.Task[list[Claim]]] = []
 
     async def _see(self, worker_ids: Collection[str]) -> None:
         self.seen |= set(worker_ids)
+
+    async def _give_back(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            await self.desk.attempts.release(claim)
 
     async def wait(
         self, name: str, slots: int = 1, queues: Sequence[str] = QUEUES, wait: timedelta = LONG
@@ -104,6 +116,21 @@ async def test_a_job_goes_to_the_worker_that_has_waited_longest(hall: Hall) -> N
 
     assert claim.job_id == job.job_id
     assert not second.done()
+
+
+async def test_wrk_02_what_is_claimed_for_one_who_has_gone_goes_back_at_once(hall: Hall) -> None:
+    gone = await hall.wait("one")
+    hall.queue.may_answer.clear()
+    job = await hall.desk.submit()
+    await asyncio.wait_for(hall.queue.has_claimed.wait(), 10)
+
+    gone.cancel()
+    await asyncio.wait({gone})
+    hall.queue.may_answer.set()
+
+    taking = hall.dispatch.claim(await hall.desk.worker("two", queues=QUEUES), QUEUES, 1, LONG)
+    (claim,) = await asyncio.wait_for(taking, 10)
+    assert (claim.job_id, claim.attempt) == (job.job_id, 2)
 
 
 async def test_many_jobs_reach_all_who_wait(hall: Hall) -> None:

@@ -30,20 +30,15 @@ async def until_unwanted(
 
     The body of ``request`` must have been read.
     """
+    task = asyncio.ensure_future(work)
+    stop = asyncio.create_task(stopping.wait())
     gone = asyncio.create_task(_wait_for_departure(request))
     try:
-        done = await until_stopping(stopping, _first(work, gone))
-        return done, gone.done()
+        await asyncio.wait({task, stop, gone}, return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None, gone.done()
     finally:
+        stop.cancel()
         gone.cancel()
-
-
-async def _first(work: Coroutine[Any, Any, T], gone: asyncio.Task[None]) -> T | None:
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})

@@ -85,6 +85,7 @@ class AttemptService:
             start_within=timing.start_deadline,
             mark_seen=self._mark_seen,
             seen_every=timing.heartbeat,
+            give_back=self._give_back,
         )
         self._ears: dict[str, _KeptEar] = {}
         self._seats: dict[str, _KnownSeat] = {}
@@ -155,14 +156,16 @@ class AttemptService:
 
         Raises:
             NotFound: no such worker is registered.
-            Forbidden: it is registered with another token.
-            Superseded: a newer process has its place.
+            Forbidden: it is another user's, or this process is registered with another token.
+            Superseded: a newer process has its place, whatever token of the same user that one has.
         """
         seat = await self._find_seat(worker_id)
-        if seat.token_id != (caller.token_id if caller else None):
-            raise Forbidden("this worker is registered with another token")
+        if seat.user_id not in (None, caller.user_id if caller else None):
+            raise Forbidden("this worker is registered by another user")
         if seat.boot_id != boot_id:
             raise Superseded(worker_id)
+        if seat.token_id != (caller.token_id if caller else None):
+            raise Forbidden("this worker is registered with another token")
 
     async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
         """Claim jobs of the worker's queues (T3), waiting up to ``wait`` for the first.
@@ -324,6 +327,10 @@ class AttemptService:
             known = _KnownSeat(seat, now + SEAT_KNOWN_SECONDS)
             self._seats[worker_id] = known
         return known.seat
+
+    async def _give_back(self, claims: Sequence[Claim]) -> None:
+        for claim in claims:
+            await self.release(claim)
 
     async def _mark_seen(self, worker_ids: Collection[str]) -> None:
         async with self._database.transaction(urgent=True) as tx:

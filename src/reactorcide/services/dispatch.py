@@ -78,6 +78,7 @@ class Dispatch:
     Args:
         start_within: a claim that was not started by then goes back.
         mark_seen: told now and then, at most every ``seen_every``, which workers wait.
+        give_back: told claims whose worker has stopped waiting while they were made.
     """
 
     def __init__(
@@ -87,11 +88,14 @@ class Dispatch:
         start_within: timedelta,
         mark_seen: Callable[[Collection[str]], Awaitable[None]],
         seen_every: timedelta,
+        give_back: Callable[[Sequence[Claim]], Awaitable[None]],
     ) -> None:
         self._queue = queue
         self._start_within = start_within
         self._mark_seen = mark_seen
         self._seen_every = seen_every
+        self._give_back = give_back
+        self._unwanted: set[asyncio.Task[None]] = set()
         self._lines: dict[tuple[str, ...], _Line] = {}
         self._has_changed = asyncio.Event()
         self._has_reported = asyncio.Event()
@@ -129,6 +133,8 @@ class Dispatch:
         if self._watching is not None:
             self._watching.cancel()
             await asyncio.wait({self._watching})
+        if self._unwanted:
+            await asyncio.wait(self._unwanted, timeout=_REPORT_SECONDS)
 
     async def _look(
         self, line: _Line, waiter: _Waiter, queue_names: Sequence[str], limit: int
@@ -146,7 +152,28 @@ class Dispatch:
         return claims
 
     async def _take(self, worker_id: str, queue_names: Sequence[str], limit: int) -> list[Claim]:
-        return await self._queue.claim(worker_id, queue_names, limit, start_within=self._start_within)
+        taking = asyncio.ensure_future(
+            self._queue.claim(worker_id, queue_names, limit, start_within=self._start_within)
+        )
+        try:
+            return await asyncio.shield(taking)
+        except asyncio.CancelledError:
+            # Whether it has claimed something only it can tell; nobody is there to start that.
+            returning = asyncio.create_task(self._return(taking))
+            self._unwanted.add(returning)
+            returning.add_done_callback(self._unwanted.discard)
+            raise
+
+    async def _return(self, taking: Awaitable[list[Claim]]) -> None:
+        try:
+            claims = await taking
+            if claims:
+                await self._give_back(claims)
+        except Unavailable as error:
+            # They go back by their start deadline.
+            log.info("dispatch.not_returned", part=error.part)
+        except Exception:
+            log.exception("dispatch.return_crashed")
 
     def _join(self, names: tuple[str, ...], waiter: _Waiter) -> _Line:
         if names not in self._lines:
