@@ -70,7 +70,7 @@ class HttpGateway:
         self._token = read_token()
         self._identity: WorkerIdentity | None = None
         self._has_registered = False
-        self._is_refused = False
+        self._trouble = ""
         trust = _trust(ca_file) if url.startswith("https:") else False
         # Apart, so that a heartbeat never waits for a connection behind logs.
         self._own_calls = self._connect(trust, connections=8)
@@ -219,7 +219,6 @@ class HttpGateway:
                 answer = await self._send(path, call, kind, more_seconds=more_seconds)
         except _Refused as error:
             raise self._translate(error, call, claim) from error
-        self._is_refused = False
         return answer
 
     async def _send(
@@ -242,12 +241,28 @@ class HttpGateway:
             async with asyncio.timeout(CALL_SECONDS + more_seconds):
                 response = await client.post(f"/{path}", content=content, headers=headers)
         except TimeoutError as error:
+            self._note(f"no answer to {path} in time")
             raise Unavailable(_PART) from error
         except httpx2.RequestError as error:
             if (why := _distrust(error)) is not None:
                 raise _Refused(0, why) from error
+            self._note(str(error) or type(error).__name__)
             raise Unavailable(_PART) from error
-        return _read(response, kind)
+        if response.status_code >= 500 or response.status_code in _NOT_NOW:
+            self._note(f"HTTP {response.status_code}")
+            raise Unavailable(_PART)
+        answer = _read(response, kind)
+        self._note("")
+        return answer
+
+    def _note(self, trouble: str, *, is_error: bool = False) -> None:
+        """Log why the coordinator cannot be used, once for as long as that is so."""
+        if trouble and not self._trouble:
+            level = log.error if is_error else log.warning
+            level("coordinator.unusable", url=self._url, detail=trouble)
+        elif self._trouble and not trouble:
+            log.info("coordinator.usable", url=self._url)
+        self._trouble = trouble
 
     def _has_new_token(self) -> bool:
         """Read the token again; tell whether it is another one now."""
@@ -269,15 +284,13 @@ class HttpGateway:
             return NotFound("worker", worker_id)
         if error.status in _CONTENT_REFUSED:
             return _input_fault(error)
-        if not self._is_refused:
-            log.error("coordinator.refused", status=error.status, detail=str(error), url=self._url)
-        self._is_refused = True
+        self._note(str(error), is_error=True)
         return Unavailable(_PART)
 
     def _explain(self, error: "_Refused") -> ReactorcideError:
         """Return what it means that the worker was not registered."""
         if self._has_registered:
-            log.error("coordinator.refused", status=error.status, detail=str(error), url=self._url)
+            self._note(str(error), is_error=True)
             return Unavailable(_PART)
         if error.status == 403:
             return Forbidden(str(error))
@@ -336,8 +349,6 @@ def _read(response: httpx2.Response, kind: type[A] | None) -> A:
             return msgspec.json.decode(response.content, type=kind) if kind is not None else None  # type: ignore[return-value]
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise _Refused(status, "its answer is not understood") from None
-    if status >= 500 or status in _NOT_NOW:
-        raise Unavailable(_PART)
     if response.is_redirect:
         raise _Refused(status, f"it redirects to {response.headers.get('location', 'nowhere')}")
     try:
