@@ -11,7 +11,6 @@ import hashlib
 import os
 import re
 import signal
-import socket
 import time
 import uuid
 from collections import defaultdict
@@ -22,7 +21,8 @@ from typing import Any
 
 import httpx2
 from crash_points_hooks import Plan
-from crash_points_nursery import Child, Nursery
+from crash_points_nursery import Nursery
+from crash_points_parts import Broken, Ledger, Part, free_port, lines_of
 
 from job_desk import JobDesk
 from job_laws import check_laws
@@ -35,88 +35,12 @@ from reactorcide.worker.cancelling import cancel_tasks
 USER_ID = "01890000-0000-7000-8000-0000000c0de5"
 WORKER_TOKEN = "the-token-of-a-worker-in-tests"
 GHOSTS = "ghosts"
-LINES = 5
 ENDS_WITHIN_SECONDS = 45.0
 TIDY_WITHIN_SECONDS = 30.0
 LOOK_SECONDS = 0.06
 MOST_UNPLANNED_EXITS = 1
 """A process whose start meets a full disk may give up once; not again and again."""
 _PLATFORM_LINE = re.compile(rb"^reactorcide: .*\n", re.MULTILINE)
-
-
-class Broken(AssertionError):
-    """Something that must hold does not."""
-
-
-@dataclass
-class Ledger:
-    """Hears, over a socket, when jobs begin and come to their own end."""
-
-    said: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    port: int = 0
-
-    async def hear(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while line := await reader.readline():
-                word, job, attempt = line.decode().split()
-                self.said[job].append(f"{word} {attempt}")
-        except ConnectionError:
-            return
-        finally:
-            writer.close()
-
-    def count(self, job: str, word: str) -> int:
-        return sum(entry.startswith(word) for entry in self.said[job])
-
-    def command(self, name: str, *, exit_code: int = 0, stream: int = 1, lasts: str = "") -> str:
-        """Return a job that tells the ledger, prints `LINES` numbered lines one by one, and ends."""
-        script = (
-            f"exec 3<>/dev/tcp/127.0.0.1/{self.port}; echo start {name} $CI_JOB_ATTEMPT >&3; "
-            f"for i in $(seq 1 {LINES}); do echo {name} line $i >&{stream}; sleep 0.15; done; {lasts} "
-            f"echo end {name} $CI_JOB_ATTEMPT >&3; exit {exit_code}"
-        )
-        return f"bash -c '{script}'"
-
-
-def lines_of(name: str) -> bytes:
-    return b"".join(b"%s line %d\n" % (name.encode(), number) for number in range(1, LINES + 1))
-
-
-@dataclass
-class Part:
-    """A process of the product that is started again whenever it ends, until it is stopped."""
-
-    nursery: Nursery
-    role: str
-    plan: Plan
-    environment: dict[str, str]
-    output: Path
-    exits: list[int] = field(default_factory=list)
-    child: Child | None = None
-    keeper: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        self.keeper = asyncio.create_task(self._keep())
-
-    async def _keep(self) -> None:
-        while True:
-            self.child = await self.nursery.make(self.role, self.plan, self.environment, self.output)
-            self.exits.append(await self.child.wait())
-            await asyncio.sleep(0.1)
-
-    async def stop(self, number: int = signal.SIGTERM) -> int | None:
-        """End it by a signal and return its exit code; None if it was not running."""
-        if self.keeper is not None:
-            await cancel_tasks({self.keeper})
-        if self.child is None or not self.child.is_alive:
-            return None
-        self.child.signal(number)
-        try:
-            async with asyncio.timeout(20):
-                return await self.child.wait()
-        except TimeoutError:
-            self.child.signal(signal.SIGKILL)
-            raise Broken(f"{self.role} does not end") from None
 
 
 @dataclass
@@ -146,7 +70,7 @@ class Case:
 
     async def run(self) -> None:
         """Play the history, and check it."""
-        self.port = _free_port()
+        self.port = free_port()
         self.database = await Database.open(self.dsn, size=2)
         server = await asyncio.start_server(self.ledger.hear, "127.0.0.1", 0)
         self.ledger.port = server.sockets[0].getsockname()[1]
@@ -436,8 +360,3 @@ class Case:
 
 def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
