@@ -76,10 +76,10 @@ async def test_a_flood_is_not_looked_up_in_the_database(api: Api, monkeypatch: p
     seen = 0
     find = api.services.accounts._find_principal
 
-    async def count(token_hash: bytes) -> object:
+    async def count(token_hash: bytes, *, urgent: bool) -> object:
         nonlocal seen
         seen += 1
-        return await find(token_hash)
+        return await find(token_hash, urgent=urgent)
 
     monkeypatch.setattr(api.services.accounts, "_find_principal", count)
     monkeypatch.setattr(rate_limits, "REFILL_PER_SECOND", 0.001)

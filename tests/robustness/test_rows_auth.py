@@ -2,86 +2,25 @@
 
 import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
-import httpx2
-import msgspec
 import pytest
 from fastapi.routing import iter_route_contexts
 
-from api.api_people import Api, Person, running_api
+from api.api_people import Api, running_api
 from fixture_types import MakeUser
 from reactorcide.domain.accounts import Role, TokenKind
 from reactorcide.store.database import Database
+from robustness.remote_worker import WORKER, RemoteWorker, acts_on
 
-WORKER = "/api/v1/worker"
 OPEN = ("/", "/healthz", "/readyz", "/api/health", "/api/v1/health", "/openapi.json", "/docs", "/redoc")
 """Routes that ask for no token; every other one must refuse the wrong kind."""
-EMPTY_SHA256 = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 
 @pytest.fixture
 async def api(database: Database, make_user: MakeUser) -> AsyncIterator[Api]:
     async with running_api(database, make_user) as made:
         yield made
-
-
-@dataclass
-class RemoteWorker:
-    """Someone who speaks the worker protocol by hand, and says whatever the test wants."""
-
-    person: Person
-    name: str
-    boot_id: str
-    worker_id: str = ""
-
-    @classmethod
-    async def registered(cls, api: Api, name: str) -> "RemoteWorker":
-        made = cls(await api.person(kind=TokenKind.WORKER), name, str(uuid.uuid4()))
-        answer = await made.register(name)
-        assert answer.status_code == 200, answer.text
-        made.worker_id = answer.json()["registration"]["worker_id"]
-        return made
-
-    async def register(self, name: str, **fields: Any) -> httpx2.Response:
-        body = {"protocols": [1, 1], "name": name, "boot_id": self.boot_id, "queues": ["reactorcide-jobs"]}
-        body |= {"slots": 2, "version": "1", "isolation": "test", **fields}
-        return await self.person.post(f"{WORKER}/register", body)
-
-    async def call(self, what: str, **fields: Any) -> httpx2.Response:
-        """Make a call in this worker's own name, unless ``fields`` say otherwise."""
-        body = {"worker_id": self.worker_id, "boot_id": self.boot_id, **fields}
-        if what == "log":
-            return await self.person.call(
-                "POST",
-                f"{WORKER}/log",
-                content=msgspec.msgpack.encode(body),
-                headers={"Content-Type": "application/msgpack"},
-            )
-        return await self.person.post(f"{WORKER}/{what}", body)
-
-    async def take(self) -> dict[str, Any]:
-        answer = await self.call("claim", free_slots=1, wait_seconds=5)
-        assert answer.status_code == 200, answer.text
-        [claim] = answer.json()["claims"]
-        return dict(claim)
-
-
-def _acts(claim: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Every call by which a worker could touch an attempt."""
-    outcome = {"status": "completed", "reason": "ok", "fault": "none", "exit_code": 0}
-    report = {"draining": False, "has_room": True, "spooled": 0, "spool_bytes": 0}
-    return {
-        "start": {"claim": claim},
-        "heartbeat": {"held": [claim], "report": report},
-        "orders": {"wait_seconds": 0},
-        "log": {"claim": claim, "offset": 0, "pieces": [[1, "o", 4]], "data": b"evil"},
-        "finish": {"claim": claim, "outcome": {**outcome, "log_length": 0, "log_sha256": EMPTY_SHA256}},
-        "release": {"claim": claim},
-        "deregister": {},
-        "claim": {"free_slots": 1, "wait_seconds": 0},
-    }
 
 
 async def _state(database: Database) -> list[object]:
@@ -143,7 +82,7 @@ async def test_auth_16_a_worker_with_anothers_job_and_lease_changes_nothing(
     ]
 
     for forgery in forgeries:
-        for what, fields in _acts(claim).items():
+        for what, fields in acts_on(claim).items():
             if not forgery and what in ("orders", "claim", "deregister"):
                 continue  # those are its own affair
             answer = await thief.call(what, **{**fields, **forgery})
@@ -161,7 +100,7 @@ async def test_auth_16_a_worker_with_anothers_job_and_lease_changes_nothing(
     assert await _state(database) == before
     if stage == "claimed":
         assert (await victim.call("start", claim=claim)).status_code == 200
-    done = await victim.call("finish", **_acts(claim)["finish"])
+    done = await victim.call("finish", **acts_on(claim)["finish"])
     assert done.status_code == 204, done.text
 
 
@@ -173,7 +112,7 @@ async def test_auth_16_what_a_worker_must_not_see_is_answered_alike_for_what_is_
     absent = {"job_id": str(uuid.uuid4()), "attempt": 1, "lease_id": str(uuid.uuid4())}
 
     for what in ("start", "log", "finish", "release"):
-        answers = [await thief.call(what, **_acts(named)[what]) for named in (claim, absent)]
+        answers = [await thief.call(what, **acts_on(named)[what]) for named in (claim, absent)]
         seen = [
             {
                 name: value
@@ -195,5 +134,5 @@ async def test_auth_16_a_worker_whose_token_was_revoked_is_out_at_once(api: Api)
     revoked = await admin.call("DELETE", f"/api/v1/tokens/{worker.person.token}")
 
     assert revoked.status_code == 204
-    for what, fields in _acts(claim).items():
+    for what, fields in acts_on(claim).items():
         assert (await worker.call(what, **fields)).status_code == 401, what

@@ -8,6 +8,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import httpx2
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from api.api_people import running_api
 from fakes.fault_proxy import Direction, FaultProxy
 from fixture_types import MakeUser
 from job_desk import NO_WAIT, JobDesk, outcome, request
@@ -34,6 +36,7 @@ from robustness.installation import (
     submit,
     until,
 )
+from robustness.remote_worker import RemoteWorker, acts_on
 
 JOBS = "/api/v1/jobs"
 KILLS = 20 if IS_LONG else 3
@@ -214,6 +217,41 @@ async def test_db_03_calls_into_a_black_hole_end_in_5_seconds_and_the_pool_recov
     assert set(timed.statuses) == {200, 201, 503}
     assert timed.slowest <= 5
     assert recovered <= 5
+
+
+async def test_db_07_200_clients_at_an_exhausted_pool_leave_room_for_heartbeats_and_finishes(
+    dsn: str, make_user: MakeUser
+) -> None:
+    database = await Database.open(dsn, size=10)
+    async with AsyncExitStack() as stack:
+        api = await stack.enter_async_context(running_api(database, make_user))
+        owner = await api.person()
+        await owner.submit()
+        worker = await RemoteWorker.registered(api, "busy")
+        claim = await worker.take()
+        assert (await worker.call("start", claim=claim)).status_code == 200
+        limits = httpx2.Limits(max_connections=400)
+        crowd = await stack.enter_async_context(
+            httpx2.AsyncClient(base_url=api.url, limits=limits, timeout=60)
+        )
+        # All but the reserved share; transactions would lose theirs after a while.
+        held = [await database._usual.getconn() for _ in range(8)]
+        timed = Timed(Counter())
+
+        waiting = [
+            asyncio.create_task(timed.call(crowd, "GET", JOBS, headers=owner.headers)) for _ in range(200)
+        ]
+        beats = [await worker.call("heartbeat", **acts_on(claim)["heartbeat"]) for _ in range(5)]
+        done = await worker.call("finish", **acts_on(claim)["finish"])
+        refused = [await waited for waited in waiting]
+        for connection in held:
+            await database._usual.putconn(connection)
+
+    await database.close()
+    assert [beat.status_code for beat in beats] == [200] * 5, beats[-1].text
+    assert done.status_code == 204, done.text
+    assert {answer.status_code for answer in refused} == {503}
+    assert timed.slowest <= (2 if IS_LONG else 30)
 
 
 @pytest.fixture

@@ -37,8 +37,10 @@ def read_token(request: Request) -> str:
     return token
 
 
-async def authenticate(request: Request) -> Principal:
+async def authenticate(request: Request, *, urgent: bool = False) -> Principal:
     """Return who calls, whatever kind of token it is.
+
+    ``urgent``: looked up on the database's reserved share, as for calls that must pass when it is busy.
 
     Raises:
         Unauthorized, Unavailable.
@@ -49,7 +51,7 @@ async def authenticate(request: Request) -> Principal:
     host = request.client.host if request.client is not None else ""
     services.failures.check(host, token)
     try:
-        caller = await services.accounts.authenticate(token)
+        caller = await services.accounts.authenticate(token, urgent=urgent)
     except Unauthorized:
         services.failures.note_failure(host)
         raise
@@ -78,7 +80,8 @@ async def authenticate_worker(request: Request) -> Principal:
         Unauthorized, Unavailable.
         Forbidden: it is a user's token.
     """
-    caller = await authenticate(request)
+    # A heartbeat that must wait behind a crowd of users may cost a lease.
+    caller = await authenticate(request, urgent=True)
     if caller.kind is not TokenKind.WORKER:
         raise Forbidden("the worker's routes open to a worker's token only")
     return caller

@@ -77,8 +77,10 @@ class AccountService:
         self._used_at: dict[str, float] = {}
         self._written_at: dict[str, float] = {}
 
-    async def authenticate(self, text: str) -> Principal:
+    async def authenticate(self, text: str, *, urgent: bool = False) -> Principal:
         """Return whose token ``text`` is.
+
+        ``urgent`` is that of `Database.transaction`.
 
         Raises:
             Unauthorized: unknown, expired or revoked, or of a user who is gone or disabled.
@@ -86,7 +88,7 @@ class AccountService:
         """
         if not text or len(text) > MAX_TOKEN_LENGTH or not text.isascii() or is_token_mistyped(text):
             raise Unauthorized("Invalid or expired token")
-        principal = await self._find_principal(hash_token(text))
+        principal = await self._find_principal(hash_token(text), urgent=urgent)
         if principal is None:
             raise Unauthorized("Invalid or expired token")
         self._used_at[principal.token_id] = time.monotonic()
@@ -270,11 +272,11 @@ class AccountService:
             log.info("admin.bootstrapped", user_id=user_id, token_id=token_id, token_file=str(token_file))
         return token_id
 
-    async def _find_principal(self, token_hash: bytes) -> Principal | None:
+    async def _find_principal(self, token_hash: bytes, *, urgent: bool) -> Principal | None:
         """Look a token up; callers who bring the same one meanwhile share the answer."""
         lookup = self._lookups.get(token_hash)
         if lookup is None:
-            lookup = asyncio.create_task(accounts.find_principal(self._database, token_hash))
+            lookup = asyncio.create_task(accounts.find_principal(self._database, token_hash, urgent=urgent))
             self._lookups[token_hash] = lookup
             lookup.add_done_callback(self._forget_lookup(token_hash))
         return await asyncio.shield(lookup)

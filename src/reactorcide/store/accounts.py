@@ -71,9 +71,9 @@ LOCK_ADMINS = """
 """
 
 
-async def find_principal(database: Database, token_hash: bytes) -> Principal | None:
+async def find_principal(database: Database, token_hash: bytes, *, urgent: bool) -> Principal | None:
     """Return who may act by the token of this hash now, by the database's clock."""
-    rows = await database.read(AUTHENTICATE, {"token_hash": token_hash})
+    rows = await database.read(AUTHENTICATE, {"token_hash": token_hash}, urgent=urgent)
     for row in rows:
         return Principal(row["user_id"], row["token_id"], TokenKind(row["kind"]), _roles(row))
     return None
