@@ -18,6 +18,18 @@ async def test_a_waiting_job_is_explained_with_the_facts_of_its_queue(person: Pe
     assert "tr0ub4dor" not in answer.text
 
 
+async def test_the_slots_of_a_queue_are_told_as_numbers(api: Api, person: Person) -> None:
+    _, second = await person.submit(), await person.submit()
+    await api.start_next()
+
+    told = (await person.get(f"/api/v1/jobs/{second['job_id']}/why")).json()
+
+    facts = {name: told["waiting"][name] for name in ("slots", "busy_slots", "live_workers")}
+    assert facts == {"slots": 1, "busy_slots": 1, "live_workers": 1}
+    assert "the only slot of the queue reactorcide-jobs is busy; its position is 1" in told["why"]
+    assert "last_worker" not in told["waiting"]
+
+
 async def test_a_running_and_then_an_ended_job_are_explained(api: Api, person: Person) -> None:
     job = await person.submit()
     address = f"/api/v1/jobs/{job['job_id']}/why"

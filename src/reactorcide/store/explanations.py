@@ -15,10 +15,12 @@ _QUEUE = f"""
     SELECT count(*) FILTER (WHERE is_able) AS able_workers,
            count(*) FILTER (WHERE is_live AND draining) AS draining_workers,
            count(*) FILTER (WHERE is_live AND NOT draining AND disk_full) AS full_workers,
-           coalesce(sum(slots) FILTER (WHERE is_able), 0) AS slots,
-           coalesce(sum(busy) FILTER (WHERE is_able), 0) AS busy_slots,
-           (array_agg(name ORDER BY last_seen_at DESC))[1] AS last_worker,
-           extract(epoch FROM now() - max(last_seen_at))::float8 AS last_seen_seconds
+           coalesce(sum(slots) FILTER (WHERE is_able), 0)::int AS slots,
+           coalesce(sum(busy) FILTER (WHERE is_able), 0)::int AS busy_slots,
+           CASE WHEN NOT bool_or(is_live)
+                THEN (array_agg(name ORDER BY last_seen_at DESC))[1] END AS last_worker,
+           CASE WHEN NOT bool_or(is_live)
+                THEN extract(epoch FROM now() - max(last_seen_at))::float8 END AS last_seen_seconds
       FROM (SELECT w.name, w.slots, w.draining, w.disk_full, w.last_seen_at, {IS_LIVE} AS is_live,
                    {IS_LIVE} AND NOT w.draining AND NOT w.disk_full AS is_able,
                    (SELECT count(*) FROM attempts held
