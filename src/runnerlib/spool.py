@@ -176,7 +176,8 @@ class _Keeper:
         return self._digest.hexdigest()
 
     def _keep(self) -> None:
-        while True:
+        # Looked at after the clearing below, which may have taken back what `stop` has set.
+        while not self._ending.is_set():
             self._written.wait()
             if self._ending.wait(SYNC_SECONDS):
                 return
