@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reactorcide.config import describe_settings, load_settings
+from reactorcide.config import describe_settings, load_settings, read_secret
 from reactorcide.domain.errors import InvalidInput
 
 
@@ -65,3 +65,60 @@ def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 def test_what_this_version_cannot_do_is_refused_and_not_ignored() -> None:
     with pytest.raises(InvalidInput, match="Corndogs"):
         load_settings({"CORNDOGS_BASE_URL": "tcp://corndogs:5080"})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://ci.example.org",
+        "https://ci.example.org:8443/ci/",
+        "http://127.0.0.1:6080",
+        "http://[::1]:6080",
+    ],
+)
+def test_net_06_a_coordinator_is_reached_where_nobody_reads_along(url: str) -> None:
+    assert load_settings({"COORDINATOR_URL": url}).settings.coordinator_url == url.rstrip("/")
+
+
+def test_net_06_plain_http_to_another_host_must_be_asked_for() -> None:
+    given = {"COORDINATOR_URL": "http://ci.example.org"}
+
+    with pytest.raises(InvalidInput, match="INSECURE_COORDINATOR=true"):
+        load_settings(given)
+
+    assert load_settings(given | {"INSECURE_COORDINATOR": "true"}).settings.insecure_coordinator
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ci.example.org",
+        "ftp://h",
+        "https://",
+        "https://u:p@h",
+        "https://h/?a=b",
+        "https://h:99999",
+        "https://h/\n",
+    ],
+)
+def test_a_coordinator_url_must_be_one(url: str) -> None:
+    with pytest.raises(InvalidInput, match="must be a URL"):
+        load_settings({"COORDINATOR_URL": url})
+
+
+def test_certificate_and_key_go_together() -> None:
+    with pytest.raises(InvalidInput) as refused:
+        load_settings({"TLS_CERT_FILE": "/c.pem"})
+
+    assert [fault.pointer for fault in refused.value.faults] == ["TLS_KEY_FILE"]
+
+
+def test_a_secret_file_is_read_again_when_asked(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("one\n")
+    environ = {"WORKER_TOKEN_FILE": str(file)}
+    first = load_settings(environ).settings.worker_token
+
+    file.write_text("two\n")
+
+    assert (first, read_secret(environ, "WORKER_TOKEN")) == ("one", "two")

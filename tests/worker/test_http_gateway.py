@@ -1,0 +1,375 @@
+"""The gateway over HTTP: what it makes of answers, certificates and tokens."""
+
+import asyncio
+import datetime
+import ipaddress
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+from worker_fixtures import settings
+
+from fixture_types import MakeUser
+from reactorcide.config import Settings
+from reactorcide.domain.accounts import TokenKind
+from reactorcide.domain.errors import (
+    ClaimLost,
+    Forbidden,
+    InvalidInput,
+    LogMismatch,
+    Misconfigured,
+    NotFound,
+    OffsetGap,
+    ReactorcideError,
+    Superseded,
+    Unavailable,
+)
+from reactorcide.domain.jobs import Claim, LogPiece
+from reactorcide.domain.workers import WorkerIdentity, WorkerReport
+from reactorcide.protocol import MAX_LOG_DATA_BYTES, MAX_LOG_PIECES
+from reactorcide.wiring.api import serving
+from reactorcide.wiring.core import Core, open_core
+from reactorcide.worker.gateway import http
+from reactorcide.worker.gateway.http import HttpGateway
+from reactorcide.worker.gateway.log_parts import split_append
+
+__all__ = ["settings"]
+
+CLAIM = Claim(str(uuid.uuid4()), 1, str(uuid.uuid4()), str(uuid.uuid4()))
+IDENTITY = WorkerIdentity("far", str(uuid.uuid4()), ("reactorcide-jobs",), 2, "1", "bubblewrap")
+REGISTERED = (
+    b'{"protocol":1,"registration":{"worker_id":"w","lease_seconds":60,"heartbeat_seconds":10,'
+    b'"lost_after_seconds":300,"cancel_grace_seconds":10,"a_later_field":1}}'
+)
+
+
+@dataclass
+class Impostor:
+    """Answers HTTP requests as told; what it was asked is kept."""
+
+    url: str = ""
+    answers: list[bytes] = field(default_factory=list)
+    asked: list[bytes] = field(default_factory=list)
+
+    def says(self, status: int, body: bytes = b"", **headers: str) -> None:
+        head = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}"]
+        head += [f"{name}: {value}" for name, value in headers.items()]
+        self.answers.append("\r\n".join(head).encode() + b"\r\n\r\n" + body)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = next(
+                    int(line.split(b":")[1])
+                    for line in head.split(b"\r\n")
+                    if line.lower().startswith(b"content-length:")
+                )
+                await reader.readexactly(length)
+                self.asked.append(head)
+                if not self.answers:
+                    await asyncio.sleep(3600)
+                answer = self.answers.pop(0)
+                writer.write(answer)
+                await writer.drain()
+                if b"Connection: close" in answer:
+                    return
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@pytest.fixture
+async def impostor() -> AsyncIterator[Impostor]:
+    made = Impostor()
+    tasks: set[asyncio.Task[None]] = set()
+
+    def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        tasks.add(asyncio.create_task(made.serve(reader, writer)))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    made.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    yield made
+    server.close()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def gateway_to(
+    url: str, *, token: Callable[[], str | None] = lambda: "secret-token", ca_file: Path | None = None
+) -> AsyncIterator[HttpGateway]:
+    gateway = HttpGateway(url, token, slots=2, ca_file=ca_file)
+    try:
+        yield gateway
+    finally:
+        await gateway.close()
+
+
+def problem(cause: str, **more: object) -> bytes:
+    told = {"message": "so it is", "cause": cause} | more
+    return str(told).replace("'", '"').encode()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "meant"),
+    [
+        (409, problem("claim_lost"), ClaimLost),
+        (409, problem("log_mismatch"), LogMismatch),
+        (409, problem("superseded"), Superseded),
+        (416, problem("offset_gap", length=7), OffsetGap),
+        (404, problem("worker_unknown"), NotFound),
+        (400, b'{"errors":[{"pointer":"/outcome","detail":"no"}]}', InvalidInput),
+        (413, b"", InvalidInput),
+        (404, b"<html>", Unavailable),
+        (409, b"{}", Unavailable),
+        (416, problem("offset_gap"), Unavailable),
+        (401, b"{}", Unavailable),
+        (403, b"{}", Unavailable),
+        (408, b"", Unavailable),
+        (429, b"", Unavailable),
+        (500, b"", Unavailable),
+        (502, b"<html>", Unavailable),
+        (503, b"", Unavailable),
+        (200, b"<html>", Unavailable),
+        (200, b"{}", Unavailable),
+    ],
+)
+async def test_each_answer_has_one_meaning(
+    impostor: Impostor, status: int, body: bytes, meant: type[ReactorcideError]
+) -> None:
+    impostor.says(status, body)
+
+    async with gateway_to(impostor.url) as gateway:
+        with pytest.raises(meant) as raised:
+            await gateway.append_log(CLAIM, 0, b"x", [LogPiece(1, "o", 1)])
+
+    assert type(raised.value) is meant
+    assert len(impostor.asked) == 1, "a gateway tries nothing again"
+    if isinstance(raised.value, OffsetGap):
+        assert raised.value.length == 7
+
+
+async def test_a_redirect_is_not_followed_with_the_token(impostor: Impostor) -> None:
+    impostor.says(307, Location=f"{impostor.url}/elsewhere")
+
+    async with gateway_to(impostor.url) as gateway:
+        with pytest.raises(Misconfigured, match="redirects to"):
+            await gateway.register(IDENTITY, [])
+
+    assert len(impostor.asked) == 1
+    assert b"Bearer secret-token" in impostor.asked[0]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "meant", "words"),
+    [
+        (401, b"{}", Misconfigured, "tokens create NAME --kind worker"),
+        (403, b'{"message":"the name is taken"}', Forbidden, "the name is taken"),
+        (400, b'{"message":"bring the older of the two up to date"}', Misconfigured, "bring the older"),
+        (404, b"", Misconfigured, "COORDINATOR_URL"),
+        (200, b"<html>", Misconfigured, "no coordinator"),
+    ],
+)
+async def test_a_first_registration_in_vain_says_what_to_mend(
+    impostor: Impostor, status: int, body: bytes, meant: type[Exception], words: str
+) -> None:
+    impostor.says(status, body)
+
+    async with gateway_to(impostor.url) as gateway:
+        with pytest.raises(meant, match=words):
+            await gateway.register(IDENTITY, [])
+
+
+async def test_a_token_that_is_refused_later_stops_nothing(impostor: Impostor) -> None:
+    impostor.says(200, REGISTERED)
+    impostor.says(401, b"{}")
+    impostor.says(401, b"{}")
+    impostor.says(200, b'{"orders":[]}')
+
+    async with gateway_to(impostor.url) as gateway:
+        await gateway.register(IDENTITY, [])
+        with pytest.raises(Unavailable):
+            await gateway.heartbeat("w", [], WorkerReport())
+        with pytest.raises(Unavailable):
+            await gateway.register(IDENTITY, [])
+
+        assert await gateway.heartbeat("w", [], WorkerReport()) == []
+
+
+async def test_a_call_without_an_answer_is_over_in_time(
+    impostor: Impostor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http, "CALL_SECONDS", 0.3)
+
+    async with gateway_to(impostor.url) as gateway, asyncio.timeout(10):
+        for call in (
+            gateway.start(CLAIM),
+            gateway.wait_for_orders("w", timedelta(seconds=0.1)),
+            gateway.claim("w", 1, timedelta(seconds=0.1)),
+            gateway.append_log(CLAIM, 0, b"", []),
+        ):
+            with pytest.raises(Unavailable):
+                await call
+
+
+async def test_an_answer_that_breaks_off_is_unavailable(impostor: Impostor) -> None:
+    impostor.answers.append(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\nConnection: close\r\n\r\n{")
+
+    async with gateway_to(impostor.url) as gateway:
+        with pytest.raises(Unavailable):
+            await gateway.start(CLAIM)
+
+
+async def test_a_token_that_was_replaced_is_taken_up_without_a_loss(
+    dsn: str, settings: Settings, tmp_path: Path, make_user: MakeUser
+) -> None:
+    async with _coordinator(settings, dsn, tmp_path) as (core, url):
+        first = await make_user(kind=TokenKind.WORKER)
+        second = str(uuid.uuid4())
+        tokens = [first.token_id]
+        async with gateway_to(url, token=lambda: tokens[-1]) as gateway:
+            registration = await gateway.register(IDENTITY, [])
+            async with core.database.transaction() as tx:
+                await tx.execute(
+                    "INSERT INTO api_tokens (token_id, user_id, token_hash, name, kind)"
+                    " VALUES (%s, %s, sha256(%s), 'second', 'worker')",
+                    [second, first.user_id, second.encode()],
+                )
+                await tx.execute(
+                    "UPDATE api_tokens SET is_active = false WHERE token_id = %s", [first.token_id]
+                )
+            with pytest.raises(Unavailable):
+                await gateway.heartbeat(registration.worker_id, [], WorkerReport())
+
+            tokens.append(second)
+
+            assert await gateway.heartbeat(registration.worker_id, [], WorkerReport()) == []
+            assert await gateway.claim(registration.worker_id, 1, timedelta()) == []
+
+
+@pytest.mark.parametrize(
+    ("names", "days", "words"),
+    [
+        (["ci.example.org"], 2, "(?i)mismatch"),
+        (["127.0.0.1"], -1, "expired"),
+    ],
+)
+async def test_net_06_a_wrong_certificate_is_refused_in_words(
+    dsn: str, settings: Settings, tmp_path: Path, names: list[str], days: int, words: str
+) -> None:
+    tls = _certificate(tmp_path, names, days)
+    async with (
+        _coordinator(replace(settings, **tls), dsn, tmp_path) as (_, url),
+        gateway_to(url, ca_file=tls["tls_cert_file"]) as gateway,
+    ):
+        with pytest.raises(Misconfigured, match=words):
+            await gateway.register(IDENTITY, [])
+
+
+async def test_net_06_a_private_certificate_is_trusted_only_when_named(
+    dsn: str, settings: Settings, tmp_path: Path, make_user: MakeUser
+) -> None:
+    token = (await make_user(kind=TokenKind.WORKER)).token_id
+    tls = _certificate(tmp_path, ["127.0.0.1"], 2)
+    async with _coordinator(replace(settings, **tls), dsn, tmp_path) as (_, url):
+        assert url.startswith("https://")
+        async with gateway_to(url, token=lambda: token) as gateway:
+            with pytest.raises(Misconfigured, match="COORDINATOR_CA_FILE"):
+                await gateway.register(IDENTITY, [])
+
+        async with gateway_to(url, token=lambda: token, ca_file=tls["tls_cert_file"]) as gateway:
+            assert (await gateway.register(IDENTITY, [])).worker_id
+
+
+async def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    (tmp_path / "ca.pem").write_text("no certificate")
+
+    for path in (tmp_path / "ca.pem", tmp_path / "none.pem"):
+        with pytest.raises(Misconfigured, match=path.name):
+            HttpGateway("https://ci.example.org", lambda: "t", slots=1, ca_file=path)
+
+
+async def test_a_certificate_without_its_key_is_told_at_the_start(
+    dsn: str, settings: Settings, tmp_path: Path
+) -> None:
+    tls = _certificate(tmp_path, ["127.0.0.1"], 2)
+    (tmp_path / "key.pem").write_text("")
+
+    with pytest.raises(Misconfigured, match="no certificate with its key"):
+        async with _coordinator(replace(settings, **tls), dsn, tmp_path):
+            pass
+
+
+async def test_an_append_is_cut_so_that_no_call_is_too_large() -> None:
+    data = bytes(3 * MAX_LOG_DATA_BYTES + 5)
+    pieces = [LogPiece(1, "o", 1)] * (MAX_LOG_PIECES + 1) + [LogPiece(2, "e", len(data) - MAX_LOG_PIECES - 1)]
+
+    parts = list(split_append(10, data, pieces))
+
+    assert b"".join(part.data for part in parts) == data
+    assert [part.offset for part in parts] == [
+        10 + sum(len(part.data) for part in parts[:number]) for number in range(len(parts))
+    ]
+    for part in parts:
+        assert 0 < len(part.data) <= MAX_LOG_DATA_BYTES
+        assert 0 < len(part.pieces) <= MAX_LOG_PIECES
+        assert sum(piece.length for piece in part.pieces) == len(part.data)
+    streams = [(piece.stream, piece.length) for part in parts for piece in part.pieces]
+    assert sum(length for stream, length in streams if stream == "o") == MAX_LOG_PIECES + 1
+
+
+@asynccontextmanager
+async def _coordinator(settings: Settings, dsn: str, tmp_path: Path) -> AsyncIterator[tuple[Core, str]]:
+    settings = replace(settings, port=0)
+    async with (
+        open_core(settings, dsn, objects_dir=tmp_path / "objects") as core,
+        serving(core, "127.0.0.1") as url,
+    ):
+        yield core, url
+
+
+def _certificate(folder: Path, names: list[str], days: int) -> dict[str, Path]:
+    """Make a self-signed certificate that ends in so many days; return the settings that name it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    now = datetime.datetime.now(datetime.UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "coordinator")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=30))
+        .not_valid_after(now + timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([_general_name(entry) for entry in names]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = {"tls_cert_file": folder / "cert.pem", "tls_key_file": folder / "key.pem"}
+    paths["tls_cert_file"].write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    paths["tls_key_file"].write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+    )
+    return paths
+
+
+def _general_name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
