@@ -10,12 +10,11 @@ from reactorcide.domain.explanations import (
     AttemptSight,
     JobSight,
     QueueSight,
-    spell_duration,
-    spell_size,
     tell_waiting,
     tell_why,
 )
 from reactorcide.domain.reasons import Reason, usual_fault
+from reactorcide.domain.spelling import spell_duration, spell_size
 from reactorcide.domain.status import READY, JobStatus
 from reactorcide.domain.workers import Timing
 

@@ -5,7 +5,7 @@ import click
 from reactorcide.cli import render
 from reactorcide.cli.answers import WorkerAnswer
 from reactorcide.cli.options import ClientOptions, json_option
-from reactorcide.domain.explanations import spell_size
+from reactorcide.domain.spelling import spell_size
 
 
 @click.command()

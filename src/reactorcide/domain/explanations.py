@@ -4,16 +4,22 @@ Every sentence must hold whatever a job, its worker and its queue are at: a fact
 out, and what is yet to come is told with its condition.
 """
 
-import signal
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from reactorcide.domain.reasons import Fault, Reason
+from reactorcide.domain.spelling import (
+    first_line,
+    spell_duration,
+    spell_run,
+    spell_signal,
+    spell_size,
+    spell_time,
+)
 from reactorcide.domain.status import READY, Desired, JobStatus
 from reactorcide.domain.workers import Timing
 
 POSITIONS_COUNTED = 1_000
-_LONGEST_MESSAGE = 400
 
 
 @dataclass(frozen=True)
@@ -153,30 +159,6 @@ def given_up_seconds(sight: JobSight, timing: Timing) -> float | None:
     return max(0.0, sight.newest.lease_left_seconds + grace.total_seconds())
 
 
-def spell_duration(seconds: float) -> str:
-    """Return a duration as people say it, in at most two units, rounded down."""
-    whole = max(0, int(seconds))
-    if whole < 120:
-        return f"{whole} s"
-    limits = ((7_200, 60, "min", 1, "s"), (172_800, 3_600, "h", 60, "min"))
-    last = (0, 86_400, "d", 3_600, "h")
-    _, size, large, part, small = next((units for units in limits if whole < units[0]), last)
-    rest = whole % size // part
-    return f"{whole // size} {large}" + (f" {rest} {small}" if rest else "")
-
-
-def spell_size(size_bytes: int) -> str:
-    """Return a number of bytes as people say it."""
-    if size_bytes < 1_000:
-        return f"{size_bytes} bytes"
-    size = float(size_bytes)
-    for unit in ("kB", "MB", "GB"):
-        size /= 1_000
-        if size < 1_000 or unit == "GB":
-            return f"{size:.1f} {unit}"
-    raise AssertionError("the last unit takes all")
-
-
 def _waiting_clause(sight: JobSight, *, with_times: bool) -> str | None:
     queue, newest = sight.queue, sight.newest
     if not sight.is_ready or queue is None:
@@ -297,7 +279,7 @@ def _count(sight: JobSight) -> str:
 
 def _end_sentence(sight: JobSight, timing: Timing) -> str:
     took = sight.running_seconds
-    when = f"after {_spell_run(took)}{_count(sight)}" if took is not None else _before_what(sight)
+    when = f"after {spell_run(took)}{_count(sight)}" if took is not None else _before_what(sight)
     match sight.status:
         case JobStatus.COMPLETED:
             return f"completed {when}: {_cause(sight, timing)}"
@@ -316,10 +298,6 @@ def _end_sentence(sight: JobSight, timing: Timing) -> str:
     return f"failed {when}: {_cause(sight, timing)}"
 
 
-def _spell_run(seconds: float) -> str:
-    return f"{max(0.0, seconds):.1f} s" if seconds < 10 else spell_duration(seconds)
-
-
 def _before_what(sight: JobSight) -> str:
     return f"before it was run again (runs so far: {sight.runs})" if sight.runs else "before it started"
 
@@ -329,7 +307,7 @@ def _cause(sight: JobSight, timing: Timing) -> str:
         case Reason.OK | Reason.EXIT_NONZERO:
             return f"the command exited with {sight.exit_code}"
         case Reason.SIGNALLED:
-            return f"the command was killed by {_spell_signal(sight.signal)}"
+            return f"the command was killed by {spell_signal(sight.signal)}"
         case Reason.TIMEOUT_RUN if _was_taken_away(sight):
             return f"{_lost_worker(sight)}, and its deadline has passed since"
         case Reason.TIMEOUT_RUN:
@@ -340,13 +318,13 @@ def _cause(sight: JobSight, timing: Timing) -> str:
         case Reason.WORKER_LOST if sight.newest is not None and sight.newest.is_started:
             return _loss(sight, sight.newest, timing)
         case Reason.WORKER_LOST:
-            return _first_line(sight.message) if sight.message else "no worker could start it"
+            return first_line(sight.message) if sight.message else "no worker could start it"
         case Reason.OOM_KILLED:
             return "it used more memory than it may"
         case None:
             return "the reason is not known"
     meaning = _MEANINGS[sight.reason].format(worker=sight.newest.worker if sight.newest else "")
-    return f"{meaning}: {_first_line(sight.message)}" if sight.message else meaning
+    return f"{meaning}: {first_line(sight.message)}" if sight.message else meaning
 
 
 _MEANINGS: dict[Reason, str] = {
@@ -370,12 +348,12 @@ _MEANINGS: dict[Reason, str] = {
 def _loss(sight: JobSight, newest: AttemptSight, timing: Timing) -> str:
     if sight.last_actor.startswith("worker:"):
         # It was lost by its own account: what the worker said is the story.
-        lost = _first_line(sight.message) if sight.message else "its worker had to give it up"
+        lost = first_line(sight.message) if sight.message else "its worker had to give it up"
     else:
         lost = f"{_lost_worker(sight)} while it ran the job"
         if sight.last_actor == _REAPER and sight.completed_at is not None:
             renewed = newest.lease_expires_at - timing.lease
-            lost += f" (last heartbeat {_spell_time(renewed)}, given up {_spell_time(sight.completed_at)})"
+            lost += f" (last heartbeat {spell_time(renewed)}, given up {spell_time(sight.completed_at)})"
     if sight.max_runs == 1:
         return f"{lost}; it was not run again because its retry_on_lost is 0"
     if sight.runs >= sight.max_runs:
@@ -411,21 +389,3 @@ def _log_clause(sight: JobSight) -> str:
     if arrived == promised:
         arrived, promised = f"{newest.log_length} bytes", f"{newest.promised_log_length} bytes"
     return f"; its log is not complete yet: {arrived} of {promised} have arrived"
-
-
-def _spell_signal(number: int | None) -> str:
-    if number is None:
-        return "a signal"
-    try:
-        return f"signal {number} ({signal.Signals(number).name})"
-    except ValueError:
-        return f"signal {number}"
-
-
-def _spell_time(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _first_line(message: str) -> str:
-    line = message.strip().partition("\n")[0].rstrip(".")
-    return line if len(line) <= _LONGEST_MESSAGE else f"{line[:_LONGEST_MESSAGE]}…"
