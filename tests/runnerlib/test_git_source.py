@@ -372,6 +372,27 @@ def hostile_settings(marker: Path) -> str:
     )
 
 
+def test_s7_whatever_came_from_outside_stands_behind_the_options_of_git(
+    server: GitServer, target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, stand_in = tmp_path / "calls", tmp_path / "bin" / "git"
+    stand_in.parent.mkdir()
+    stand_in.write_text(
+        f'#!/bin/sh\nprintf "%s\\0" "$@" >> {calls}\nprintf "\\n" >> {calls}\n'
+        f'exec {shutil.which("git")} "$@"\n'
+    )
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{stand_in.parent}:{os.environ['PATH']}")
+
+    bring(server.url, target, "refs/heads/main", server=server)
+
+    told = [line.split("\0") for line in calls.read_text().splitlines()]
+    for outside in (server.url, "refs/heads/main"):
+        places = [words[: words.index(outside)] for words in told if outside in words]
+        assert places
+        assert all("--" in before for before in places)
+
+
 def test_src_05_hooks_and_nested_repositories_are_inert(
     server: GitServer, target: Path, marker: Path
 ) -> None:

@@ -218,6 +218,19 @@ async def test_a_claim_nobody_made_is_lost_everywhere(desk: JobDesk, change: dic
     assert await desk.beat(claim) == "go_on"
 
 
+async def test_a_claim_that_was_not_started_has_no_outcome(desk: JobDesk) -> None:
+    job = await desk.submit()
+    claim = await desk.claim(await desk.worker())
+    before = await desk.read(job.job_id)
+
+    for told in (outcome(), FAILED, CANCELLED):
+        with pytest.raises(ClaimLost):
+            await desk.attempts.finish(claim, told)
+
+    assert await desk.read(job.job_id) == before
+    await desk.attempts.start(claim)
+
+
 async def test_wrk_04_an_earlier_attempt_of_the_same_worker_has_no_say_in_the_present_one(
     desk: JobDesk,
 ) -> None:

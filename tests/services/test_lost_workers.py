@@ -106,6 +106,18 @@ async def test_a_heartbeat_keeps_the_lease(desk: JobDesk) -> None:
     assert (await desk.read(job.job_id)).status is JobStatus.RUNNING
 
 
+async def test_a_heartbeat_with_a_lease_that_nobody_has_renews_nothing(desk: JobDesk) -> None:
+    job = await desk.submit(retry_on_lost=1)
+    claim = (await desk.start(await desk.worker())).claim
+    await desk.age(job.job_id, LEASE)
+
+    order = await desk.beat(replace(claim, lease_id=str(uuid.uuid4())))
+    await desk.reap()
+
+    assert order == "abandon"
+    assert (await desk.read(job.job_id)).status is JobStatus.QUEUED
+
+
 async def test_a_heartbeat_does_not_wait_for_the_disk(desk: JobDesk) -> None:
     worker = await desk.worker()
 
@@ -137,6 +149,20 @@ async def test_a_late_heartbeat_of_an_at_most_once_job_saves_it_until_it_is_reap
 
     assert (late, kept.status) == ("go_on", JobStatus.RUNNING)
     assert await desk.beat(claim) == "abandon"
+
+
+async def test_reaping_asks_again_whether_the_grace_is_over(desk: JobDesk) -> None:
+    job = await desk.submit()
+    claim = (await desk.start(await desk.worker())).claim
+    ends = []
+
+    for seconds in (LOST - 1, 1):
+        await desk.age(job.job_id, seconds)
+        async with desk.database.transaction() as tx:
+            grace = TIMING.lost_after - TIMING.lease
+            ends.append(await attempts.end_lease(tx, claim, actor="system:test", grace=grace))
+
+    assert [end and end.status for end in ends] == [None, JobStatus.FAILED]
 
 
 async def test_a_claim_not_started_is_not_renewed_by_heartbeats(desk: JobDesk) -> None:

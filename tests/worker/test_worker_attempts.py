@@ -7,6 +7,7 @@ from worker_fixtures import Coordinator, coordinator, processes_of, settings, un
 
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import READY, JobStatus
+from reactorcide.store.attempts import end_lease
 from reactorcide.worker import loop
 from reactorcide.worker.loop import Worker
 
@@ -107,6 +108,23 @@ async def test_a_job_whose_runner_is_killed_ends_as_failed_and_its_neighbour_goe
     await until(lambda: not processes_of(mark), 2)
     assert (await coordinator.ended(neighbour)).status is JobStatus.COMPLETED
     await until(lambda: not any((coordinator.data_dir / "work").iterdir()))
+
+
+async def test_a_job_that_is_not_the_workers_any_more_is_killed(
+    coordinator: Coordinator, worker: Worker
+) -> None:
+    mark = f"46{os.getpid()}"
+    job_id = await coordinator.submit(f"sleep {mark}")
+    await until(lambda: processes_of(mark))
+    (claim,) = worker._attempts
+
+    async with coordinator.core.database.transaction() as tx:
+        await end_lease(tx, claim, actor="system:test", at_once=True)
+
+    await until(lambda: not processes_of(mark), 10)
+    await until(lambda: worker.running == 0)
+    job = await coordinator.ended(job_id)
+    assert (job.status, job.reason) == (JobStatus.FAILED, Reason.WORKER_LOST)
 
 
 async def test_wrk_12_an_end_that_the_spool_cannot_keep_is_told_all_the_same(

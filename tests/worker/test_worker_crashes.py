@@ -65,6 +65,19 @@ async def test_wrk_01_a_job_that_may_be_retried_runs_again_after_its_worker_was_
     assert b"attempt 2" in await coordinator.log(job_id)
 
 
+async def test_wrk_04_a_job_that_may_run_again_is_dead_before_the_lease_of_a_stopped_worker_is_over(
+    coordinator: Coordinator,
+) -> None:
+    mark = f"56{os.getpid()}"
+    process = await coordinator.start_worker(REACTORCIDE_LEASE="10", REACTORCIDE_LOST_AFTER="20")
+    job_id = await coordinator.submit(f"echo begun; sleep {mark}", retry_on_lost=1)
+    await coordinator.printed(job_id, b"begun")
+
+    process.send_signal(signal.SIGSTOP)
+
+    await until(lambda: not processes_of(mark), 10)
+
+
 async def test_wrk_05_a_result_that_was_not_delivered_is_delivered_by_the_next_boot(
     coordinator: Coordinator,
 ) -> None:

@@ -1,10 +1,13 @@
 """When a worker beats, and what it does when another process has its name."""
 
 import asyncio
+import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
 
 from worker_fixtures import Coordinator, coordinator, processes_of, settings, until
 
@@ -12,30 +15,41 @@ from reactorcide.domain.jobs import Claim, HeartbeatOrder
 from reactorcide.domain.reasons import Reason
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
+from reactorcide.worker.attempt import Attempt, HostTerms
 from reactorcide.worker.gateway.direct import DirectGateway
 from reactorcide.worker.heart import Heart
+from reactorcide.worker.runner import RunnerPool
+from reactorcide.worker.spool import Spool
+from runnerlib.spec import HostPolicy
 
 __all__ = ["coordinator", "settings"]
 
 
 class CountedGateway(DirectGateway):
-    """The direct gateway, which keeps what was reported through it."""
+    """The direct gateway, which keeps what was reported through it, and when last."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         super().__init__(coordinator.core.attempts, coordinator.core.logs)
         self.reports: list[WorkerReport] = []
+        self.asked_at = 0.0
 
     async def heartbeat(
         self, worker_id: str, held: Sequence[Claim], report: WorkerReport
     ) -> list[HeartbeatOrder]:
         self.reports.append(report)
+        self.asked_at = time.monotonic()
         return await super().heartbeat(worker_id, held, report)
 
 
 class Patient:
-    """A worker reduced to its heart, which holds nothing."""
+    """A worker reduced to its heart, which holds nothing unless ``attempts`` are given."""
 
-    def __init__(self, gateway: CountedGateway, registration: Registration) -> None:
+    def __init__(
+        self,
+        gateway: CountedGateway,
+        registration: Registration,
+        attempts: Mapping[Claim, Attempt] | None = None,
+    ) -> None:
         self.gateway = gateway
         self.is_seen = True
         self.report = WorkerReport()
@@ -44,7 +58,7 @@ class Patient:
         self.heart = Heart(
             gateway,
             replace(registration, heartbeat_seconds=0.02),
-            {},
+            attempts or {},
             report=self._report,
             is_seen=lambda: self.is_seen,
             step_down=self.has_stepped_down.set,
@@ -63,10 +77,13 @@ def identity() -> WorkerIdentity:
     return WorkerIdentity("tested", str(uuid.uuid4()), ("reactorcide-jobs",), 2, "1", "none")
 
 
-@asynccontextmanager
-async def beating(coordinator: Coordinator) -> AsyncIterator[Patient]:
+async def idle_patient(coordinator: Coordinator) -> Patient:
     gateway = CountedGateway(coordinator)
-    patient = Patient(gateway, await gateway.register(identity(), []))
+    return Patient(gateway, await gateway.register(identity(), []))
+
+
+@asynccontextmanager
+async def beating(patient: Patient) -> AsyncIterator[Patient]:
     task = asyncio.create_task(patient.heart.beat())
     try:
         yield patient
@@ -76,14 +93,14 @@ async def beating(coordinator: Coordinator) -> AsyncIterator[Patient]:
 
 
 async def test_who_waits_for_work_and_holds_nothing_does_not_beat(coordinator: Coordinator) -> None:
-    async with beating(coordinator) as patient:
+    async with beating(await idle_patient(coordinator)) as patient:
         await patient.intervals(10)
 
     assert patient.gateway.reports == [WorkerReport()]
 
 
 async def test_who_is_not_seen_otherwise_beats_every_interval(coordinator: Coordinator) -> None:
-    async with beating(coordinator) as patient:
+    async with beating(await idle_patient(coordinator)) as patient:
         patient.is_seen = False
         await patient.intervals(10)
 
@@ -91,7 +108,7 @@ async def test_who_is_not_seen_otherwise_beats_every_interval(coordinator: Coord
 
 
 async def test_a_change_of_what_there_is_to_report_is_told(coordinator: Coordinator) -> None:
-    async with beating(coordinator) as patient:
+    async with beating(await idle_patient(coordinator)) as patient:
         await patient.intervals(3)
         patient.report = WorkerReport(has_room=False)
         patient.heart.beat_soon.set()
@@ -101,12 +118,32 @@ async def test_a_change_of_what_there_is_to_report_is_told(coordinator: Coordina
 
 
 async def test_a_heart_whose_worker_was_superseded_says_so(coordinator: Coordinator) -> None:
-    async with beating(coordinator) as patient:
+    async with beating(await idle_patient(coordinator)) as patient:
         await patient.intervals(1)
         patient.is_seen = False
         await coordinator.core.attempts.register(identity(), [])
 
         await asyncio.wait_for(patient.has_stepped_down.wait(), 10)
+
+
+async def test_a_renewal_counts_from_when_it_was_sent(coordinator: Coordinator, tmp_path: Path) -> None:
+    gateway = CountedGateway(coordinator)
+    registration = await gateway.register(identity(), [])
+    await coordinator.submit("true")
+    (claim,) = await gateway.claim(registration.worker_id, 1, timedelta(seconds=10))
+    terms = HostTerms(HostPolicy(), tmp_path, timedelta(seconds=30))
+    attempt = Attempt(
+        claim, 0, gateway=gateway, runners=RunnerPool({}), spool=Spool(tmp_path / "spool"), terms=terms
+    )
+    attempt.is_held = True
+    patient = Patient(gateway, registration, {claim: attempt})
+
+    patient.heart.beat_soon.set()
+    async with beating(patient):
+        await until(lambda: attempt._renewed_at > 0)
+        renewed_at, asked_at = attempt._renewed_at, gateway.asked_at
+
+    assert renewed_at <= asked_at
 
 
 async def test_a_second_worker_of_a_name_takes_over_and_the_first_one_stops(coordinator: Coordinator) -> None:
