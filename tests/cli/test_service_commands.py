@@ -175,11 +175,24 @@ def test_migrate_names_what_it_applied_and_then_has_nothing_to_do(
     assert again.stdout == ""
 
 
-def test_a_worker_without_a_database_says_what_it_needs(tmp_path: Path) -> None:
-    done = CliRunner(env={"REACTORCIDE_DATA_DIR": str(tmp_path)}).invoke(worker)
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({}, "neither REACTORCIDE_COORDINATOR_URL nor REACTORCIDE_DB_URI"),
+        (
+            {"REACTORCIDE_DB_URI": "postgresql://h/d", "REACTORCIDE_COORDINATOR_URL": "https://h"},
+            "both REACTORCIDE_COORDINATOR_URL and REACTORCIDE_DB_URI",
+        ),
+        ({"REACTORCIDE_COORDINATOR_URL": "https://h"}, "REACTORCIDE_WORKER_TOKEN_FILE is not set"),
+    ],
+)
+def test_a_worker_without_one_way_to_a_coordinator_says_what_it_needs(
+    tmp_path: Path, variables: dict[str, str], words: str
+) -> None:
+    done = CliRunner(env={"REACTORCIDE_DATA_DIR": str(tmp_path), **variables}).invoke(worker)
 
     assert isinstance(done.exception, CommandFailed)
-    assert "REACTORCIDE_DB_URI" in done.exception.message
+    assert words in done.exception.message
 
 
 def test_doctor_finds_a_host_that_is_good_and_changes_nothing(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 import asyncio
 import datetime
 import ipaddress
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from worker_fixtures import settings
+from worker_fixtures import Coordinator, settings, until
 
 from fixture_types import MakeUser
 from reactorcide.config import Settings
@@ -33,10 +36,12 @@ from reactorcide.domain.errors import (
     Unavailable,
 )
 from reactorcide.domain.jobs import Claim, LogPiece
+from reactorcide.domain.reasons import Reason
 from reactorcide.domain.workers import WorkerIdentity, WorkerReport
 from reactorcide.protocol import MAX_LOG_DATA_BYTES, MAX_LOG_PIECES
 from reactorcide.wiring.api import serving
-from reactorcide.wiring.core import Core, open_core
+from reactorcide.wiring.core import Core, maintaining, open_core
+from reactorcide.wiring.worker import make_worker, remote_gateway, working
 from reactorcide.worker.gateway import http
 from reactorcide.worker.gateway.http import HttpGateway
 from reactorcide.worker.gateway.log_parts import split_append
@@ -373,3 +378,48 @@ def _general_name(text: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(text))
     except ValueError:
         return x509.DNSName(text)
+
+
+async def test_net_01_a_remote_worker_runs_a_job_through_an_outage_of_its_coordinator(
+    dsn: str, settings: Settings, tmp_path: Path, make_user: MakeUser
+) -> None:
+    token = (await make_user(kind=TokenKind.WORKER)).token_id
+    settings = replace(settings, port=0, lease=timedelta(seconds=30), lost_after=timedelta(seconds=60))
+    go_on = tmp_path / "go-on"
+    async with open_core(settings, dsn, objects_dir=tmp_path / "objects") as core, maintaining(core):
+        user = Coordinator(core, await make_user(), tmp_path)
+        async with AsyncExitStack() as far:
+            async with serving(core, "127.0.0.1") as url:
+                gateway = await far.enter_async_context(remote_gateway(settings, url, lambda: token))
+                worker = make_worker(gateway, replace(settings, unsandboxed=True), os.environ, "none", url)
+                await far.enter_async_context(working(worker))
+                job_id = await user.submit(
+                    f"echo before; while [ ! -e {go_on} ]; do sleep 0.1; done; echo after; exit 7"
+                )
+                await user.printed(job_id, b"before\n")
+            go_on.touch()
+            await until(lambda: _spooled(tmp_path, b"after\n"))
+            same_port = replace(settings, port=int(url.rpartition(":")[2]))
+            async with serving(replace(core, settings=same_port), "127.0.0.1"):
+                job = await user.ended(job_id)
+                await user.printed(job_id, b"after\n")
+
+    assert (job.reason, job.exit_code, job.runs) == (Reason.EXIT_NONZERO, 7, 1)
+
+
+def _spooled(folder: Path, text: bytes) -> bool:
+    return any(text in path.read_bytes() for path in (folder / "spool").rglob("log") if path.is_file())
+
+
+def test_a_remote_worker_loads_neither_database_nor_server() -> None:
+    command = (
+        "import sys, reactorcide.cli.worker, reactorcide.cli.service, reactorcide.wiring.worker,"
+        " reactorcide.worker.gateway.http\n"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+
+    loaded = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True)
+
+    assert "httpx2" in loaded.stdout.split()
+    heavy = {"psycopg", "fastapi", "starlette", "pydantic", "uvicorn", "cryptography"}
+    assert heavy.isdisjoint(loaded.stdout.split())
