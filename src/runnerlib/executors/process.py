@@ -119,7 +119,7 @@ class BubblewrapExecutor:
                 cpu=limits.cpu,
             )
         except OSError as error:
-            raise SandboxUnavailable(f"the control group cannot be made: {error}") from error
+            raise SandboxUnavailable(f"the control group cannot be made: {error.strerror or error}") from error
 
     def _launch(self, command: JobCommand, plan: SandboxPlan, group: JobGroup | None) -> "SandboxedJob":
         doorway = Doorway()
@@ -148,7 +148,7 @@ class BubblewrapExecutor:
                 job.take_hold(doorway, gate_write, self.owner)
                 return job
         except OSError as error:
-            raise SandboxUnavailable(f"bubblewrap cannot be started: {error}") from error
+            raise SandboxUnavailable(f"bubblewrap cannot be started: {error.strerror or error}") from error
         finally:
             doorway.close()
             for descriptor in (*inside, gate_write):
@@ -225,7 +225,7 @@ class SandboxedJob:
         except BaseException as error:
             self._abandon()
             if isinstance(error, OSError):
-                raise SandboxUnavailable(f"the sandbox cannot be limited: {error}") from error
+                raise SandboxUnavailable(f"the sandbox cannot be limited: {error.strerror or error}") from error
             raise
 
     def wait(self, timeout_seconds: float, wake: int | None = None) -> bool:

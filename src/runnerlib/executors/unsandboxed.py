@@ -74,7 +74,7 @@ class UnsandboxedExecutor:
                 doorway.let_in()
                 return job
         except OSError as error:
-            raise SandboxUnavailable(f"the job cannot be started: {error}") from error
+            raise SandboxUnavailable(f"the job cannot be started: {error.strerror or error}") from error
         finally:
             doorway.close()
 
