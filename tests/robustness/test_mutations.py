@@ -1,0 +1,65 @@
+"""C19: the seeded bugs still fit the code, and the tests that are to catch them are there.
+
+All of them are tried with REACTORCIDE_LONG_TESTS=1 or by `mutations.py`; here only a few are.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+from mutations_borders import BORDERS
+from mutations_state import STATE
+from mutations_trial import Workshop, check_all
+from mutations_workers import WORKERS
+
+EVERY = {mutation.name: mutation for mutation in (*STATE, *WORKERS, *BORDERS)}
+IS_LONG = os.environ.get("REACTORCIDE_LONG_TESTS") == "1"
+CHEAP = ("masking_holds_nothing_back", "runner_result_is_not_synced", "store_follows_links_to_files")
+TRIED = list(EVERY) if IS_LONG else CHEAP
+LIMIT_SECONDS = 400.0
+
+
+@pytest.fixture(scope="module")
+def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
+    made = Workshop(tmp_path_factory.mktemp("mutations"))
+    made.furnish()
+    return made
+
+
+def test_c19_every_mutation_still_fits_the_code_and_its_tests_are_there() -> None:
+    assert check_all((*STATE, *WORKERS, *BORDERS)) == []
+    assert len(EVERY) >= 15
+
+
+@pytest.mark.timeout(20 * LIMIT_SECONDS if IS_LONG else LIMIT_SECONDS)
+def test_c19_without_a_mutation_the_tests_are_green(workshop: Workshop) -> None:
+    tests = sorted({test for name in TRIED for test in EVERY[name].tests})
+
+    trial = workshop.try_out(tests, limit_seconds=20 * LIMIT_SECONDS, stops=False)
+
+    assert trial.exit_code == 0, trial.output[-6000:]
+
+
+@pytest.mark.timeout(LIMIT_SECONDS + 60)
+@pytest.mark.parametrize("name", TRIED)
+def test_c19_a_mutation_is_caught(workshop: Workshop, name: str) -> None:
+    mutation = EVERY[name]
+
+    trial = workshop.try_out(mutation.tests, mutation, limit_seconds=LIMIT_SECONDS, stops=True)
+
+    assert trial.is_red, f"{mutation.breaks}: nobody noticed\n{trial.output[-3000:]}"
+
+
+def test_a_text_or_a_test_that_is_gone_is_told(tmp_path: Path) -> None:
+    mutation = EVERY["masking_holds_nothing_back"]
+    (tmp_path / "src/runnerlib").mkdir(parents=True)
+
+    gone = mutation.find_fault(tmp_path)
+    (tmp_path / "src/runnerlib/masking.py").write_text(2 * mutation.original)
+    twice = mutation.find_fault(tmp_path)
+    (tmp_path / "src/runnerlib/masking.py").write_text(mutation.original)
+    untested = mutation.find_fault(tmp_path)
+
+    assert gone is not None
+    assert "2 times" in (twice or "")
+    assert "no such test" in (untested or "")
