@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,7 +45,7 @@ from robustness.simulation_nemesis import Nemesis
 from robustness.simulation_worker import Host
 from robustness.simulation_world import Call, Process, Script, Sleep, World
 
-JOBS = 10
+JOBS = 14
 STUCK = TIMING.lost_after.total_seconds() + TIMING.reap_interval.total_seconds() + 2.0
 BACKLOG = 240.0
 """So long after STUCK even a job that fails twice, and its turn after others, has ended."""
@@ -72,7 +73,8 @@ class Stage:
             Broken, AssertionError: with the world in its ``world``. What nobody expected is Broken too.
         """
         self.clock.restart()
-        # Jitter of the product is drawn from here.
+        # The jitter of the product is drawn from here.
+        state = random.getstate()
         random.seed(seed)
         world = World(seed, self.clock)
         simulation = Simulation(world, self._plain, self._faulty)  # type: ignore[arg-type]
@@ -88,6 +90,8 @@ class Stage:
             broken = Broken(getattr(error, "job_id", ""), f"nobody expected {error!r}")
             broken.world = world  # type: ignore[attr-defined]
             raise broken from error
+        finally:
+            random.setstate(state)
         return world
 
     def close(self) -> None:
@@ -152,6 +156,8 @@ class Simulation:
         await self._world.run(self._world.now + 60.0)
         await self._check(is_ended=True, is_sealed=True)
         for facts in self._jobs.values():
+            self._world.ends[facts.row["reason"]] += 1
+            self._world.ends["further attempts"] += max(0, len(facts.attempts) - 1)
             for attempt in facts.attempts:
                 claim = Claim(facts.job_id, attempt["attempt"], attempt["lease_id"], attempt["worker_id"])
                 stored = self._store.read(f"logs/{facts.job_id}/{claim.attempt}.log")
@@ -167,9 +173,9 @@ class Simulation:
 
     def _be_client(self, key: str, ticks: float) -> Script:
         """Submit a job, perhaps want its end, perhaps run it again: each call until it is answered."""
-        yield Sleep(self._random.uniform(0.0, ticks * 0.8))
+        yield Sleep(self._random.uniform(0.0, ticks * 0.7))
         job_id = yield from self._submit(key)
-        if self._random.random() < 0.35:
+        if self._random.random() < 0.25:
             yield Sleep(self._random.expovariate(1 / 10.0))
             yield from self._cancel(job_id, force=False)
             if self._random.random() < 0.4:
@@ -181,12 +187,12 @@ class Simulation:
         self._open_clients -= 1
 
     def _submit(self, key: str) -> Script:
-        seconds = self._random.choice([0.2, 1.0, 3.0, 8.0, 25.0]) * self._random.uniform(0.5, 1.5)
+        seconds = self._random.choice([0.2, 5.0, 15.0, 30.0, 60.0]) * self._random.uniform(0.5, 1.5)
         code = self._random.choice([0, 0, 0, 3])
         asked = request(
             job_command=f"{seconds:.3f} {code}",
-            retry_on_lost=self._random.choice([0, 0, 1, 2]),
-            timeout_seconds=self._random.choice([10, 3600]),
+            retry_on_lost=self._random.choice([0, 0, 0, 1, 2]),
+            timeout_seconds=self._random.choice([15, 3600, 3600, 3600]),
             queue_timeout_seconds=self._random.choice([60, 86400]),
             priority=self._random.choice([0, 0, 1]),
         )
@@ -270,13 +276,15 @@ def _main() -> int:
     given = parser.parse_args()
     first, _, last = given.seeds.partition("-")
     seeds = range(int(first), int(last or first) + 1)
-    broken, steps, began = [], 0, time.monotonic()
+    broken, steps, began, ends = [], 0, time.monotonic(), Counter[str]()
     with _own_server() as dsn:
         stage = Stage(dsn)
         try:
             for seed in seeds:
                 try:
-                    steps += stage.run(seed, given.ticks).steps
+                    world = stage.run(seed, given.ticks)
+                    steps += world.steps
+                    ends += world.ends
                 except AssertionError as error:
                     broken.append(seed)
                     print(tell_story(error), flush=True)  # noqa: T201
@@ -287,7 +295,7 @@ def _main() -> int:
     seconds, count = time.monotonic() - began, seed - seeds[0] + 1
     print(  # noqa: T201
         f"{count} seeds, {steps} events, {seconds:.1f} s, {count / seconds:.2f} seeds/s,"
-        f" broken: {broken or 'none'}"
+        f" broken: {broken or 'none'}; {dict(ends)}"
     )
     return 1 if broken else 0
 

@@ -29,7 +29,7 @@ TIMING = Timing(
     heartbeat=timedelta(seconds=5),
     start_deadline=timedelta(seconds=8),
     lost_after=timedelta(seconds=30),
-    reap_interval=timedelta(seconds=3),
+    reap_interval=timedelta(seconds=4),
     cancel_grace=timedelta(seconds=4),
 )
 _SEALED_EVERY = 4

@@ -7,7 +7,7 @@ from robustness.simulation_worker import Host
 from robustness.simulation_world import Weather, World
 
 _LOST = TIMING.lost_after.total_seconds()
-_PAUSE = 6.0
+_PAUSE = 5.0
 
 
 class Nemesis:

@@ -6,7 +6,7 @@ next begins: so a seed is a schedule.
 
 import heapq
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
@@ -113,6 +113,8 @@ class World:
         self.coordinators: list[Answering] = []
         self.trace: dict[str, list[str]] = defaultdict(list)
         self.steps = 0
+        self.ends: Counter[str] = Counter()
+        """How many jobs ended for each reason, and in which attempt."""
         self._events: list[tuple[float, int, Callable[[], Any]]] = []
         self._scheduled = 0
 

@@ -40,6 +40,7 @@ def test_every_schedule_keeps_what_was_promised_and_comes_to_an_end(stage: Stage
             pytest.fail(tell_story(error), pytrace=False)
 
 
+@pytest.mark.timeout(600)
 def test_a_seed_is_a_schedule(stage: Stage) -> None:
     once = stage.run(7, TICKS)
 
