@@ -97,10 +97,11 @@ async def measure(count: int, pid: int, url: str, admin: str, data_dir: Path) ->
             fifty = make_worker(gateway, settings, os.environ, "unsandboxed", url)
             async with working(fifty):
                 await asyncio.wait_for(fifty.is_registered.wait(), 30)
-                before = await requests(http)
+                before, cpu = await requests(http), cpu_seconds(pid)
                 await asyncio.sleep(SECONDS)
-                rate = (await requests(http) - before) / SECONDS
+                rate, used = (await requests(http) - before) / SECONDS, (cpu_seconds(pid) - cpu) / SECONDS
                 print(f"one worker, {SLOTS} idle slots: {rate:.3f} requests/s (goal < 1)")
+                print(f"  CPU of the coordinator {100 * used:.1f} % of a core")
                 fifty.drain()
         begun = time.monotonic()
         ready, door = asyncio.Semaphore(0), asyncio.Semaphore(10)
@@ -153,7 +154,7 @@ async def again(call: Callable[[], Awaitable[A]]) -> A:
 async def requests(http: httpx2.AsyncClient) -> float:
     """Return how many calls of workers the coordinator has answered."""
     text = (await http.get("/metrics")).raise_for_status().text
-    counts = re.findall(r"^\w*requests?\w*(?:_total|_count)\{[^}]*/api/v1/worker/[^}]*\} (\S+)$", text, re.M)
+    counts = re.findall(r"^\w*requests?\w*_total\{[^}]*/api/v1/worker/[^}]*\} (\S+)$", text, re.M)
     return sum(map(float, counts))
 
 
