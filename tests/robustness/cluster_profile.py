@@ -38,5 +38,5 @@ class Profile:
 
 
 TEST = Profile("test", lease=15, heartbeat=5, reap=2, start_deadline=10, grace=5, lost_after=30)
-FAST = Profile("fast", lease=3, heartbeat=0.5, reap=0.5, start_deadline=3, grace=1, lost_after=6)
+FAST = Profile("fast", lease=5, heartbeat=0.5, reap=0.5, start_deadline=5, grace=1, lost_after=8)
 PROFILES = {profile.name: profile for profile in (TEST, FAST)}

@@ -33,6 +33,8 @@ class RunPlan:
     """Over which jobs and faults are spread."""
     cluster: ClusterPlan
     longest_fault: float = float("inf")
+    patience_seconds: float = 60.0
+    """Beyond what a lost worker takes, and the backlog."""
 
 
 @dataclass
@@ -148,7 +150,7 @@ async def _until_ended(plan: RunPlan, jobs: list[Plan], observer: Observer) -> l
     left = await observer.unended()
     slots = plan.cluster.workers * plan.cluster.slots
     backlog = sum(1 + by_key[name].seconds for name in left) * 2 / slots
-    end = time.monotonic() + plan.cluster.profile.stuck + 60 + backlog
+    end = time.monotonic() + plan.cluster.profile.stuck + plan.patience_seconds + backlog
     while left and time.monotonic() < end:
         await asyncio.sleep(0.5)
         left = await observer.unended()

@@ -11,9 +11,9 @@ from pathlib import Path
 import httpx2
 import psycopg
 from ahocorasick_rs import BytesAhoCorasick
+from psycopg.types.string import TextLoader
 
-from job_laws import check_laws
-from reactorcide.store.database import Database
+from job_laws import _SNAPSHOT, JobFacts, check_job
 from robustness.cluster import Cluster
 from robustness.cluster_parts import descendants, shares_our_processes
 from robustness.history import AttemptRow, History, JobRow, ServedLog, StuckLease
@@ -22,6 +22,7 @@ from robustness.workload import Plan, giveaways
 
 SAMPLE_SECONDS = 3.0
 READERS = 8
+READ_TRIES = 6
 _LENGTHS = """
     SELECT job_id::text, attempt, log_length FROM attempts
      WHERE ended_at IS NULL OR ended_at > now() - interval '20 s'
@@ -131,7 +132,8 @@ class Observer:
         history.acknowledged_bytes = self.acknowledged_bytes
         history.stuck = self.stuck
         history.logs = await self._read_logs(history)
-        history.broken_laws = await broken_laws(self._cluster.postgres.dsn)
+        async with await self._cluster.monitor() as connection:
+            history.broken_laws = await broken_laws(connection)
         await self._search_everything()
         history.secret_hits = list(self.search.hits)
         history.searched_bytes = self.search.searched_bytes
@@ -173,9 +175,9 @@ class Observer:
             if info.state == "Z":
                 continue
             if not shares_our_processes(info.pid) and Path(f"/proc/{info.pid}").exists():
-                yield f"process in a sandbox: {info.arguments[:100]!r}"
+                yield f"process {info.pid} in a sandbox: {info.arguments[:100]!r}"
             elif info.parent == os.getpid() and info.pid not in known:
-                yield f"orphan: {info.arguments[:100]!r}"
+                yield f"orphan {info.pid} ({info.state}): {info.arguments[:100]!r}"
             elif info.parent in workers:
                 runners[info.parent] = runners.get(info.parent, 0) + 1
         # One runner is kept warm for the next job.
@@ -197,16 +199,15 @@ class Observer:
                 row = waiting.pop()
                 path = f"{self._cluster.urls[0]}/api/v1/jobs/{row.job_id}/logs"
                 plan = self._plans.get(names.get(row.job_id, ""))
-                parts = []
+                parts: list[bytes | None] = []
                 for stream in ("combined", "stdout", "stderr"):
                     if stream == "stderr" and (plan is None or not plan.has_errors):
                         parts.append(b"")
                         continue
-                    answer = await http.get(path, params={"attempt": row.attempt, "stream": stream})
-                    if answer.status_code != 200:
-                        return
-                    parts.append(answer.content)
-                logs[row.job_id, row.attempt] = ServedLog(*parts)
+                    parts.append(await _read(http, path, {"attempt": str(row.attempt), "stream": stream}))
+                whole, stdout, stderr = parts
+                if whole is not None and stdout is not None and stderr is not None:
+                    logs[row.job_id, row.attempt] = ServedLog(whole, stdout, stderr)
 
         async with httpx2.AsyncClient(headers=headers, timeout=30, trust_env=False) as http:
             await asyncio.gather(*(read() for _ in range(READERS)))
@@ -228,16 +229,30 @@ class Observer:
             self.search.look_into(self._cluster.spool_dir(part), what=f"spool of {part.name}")
 
 
-async def broken_laws(dsn: str) -> list[str]:
-    """Return which law of the rows is broken in a database, if one is."""
-    database = await Database.open(dsn)
-    try:
-        await check_laws(database)
-    except AssertionError as broken:
-        return [str(broken) or traceback.format_exc(limit=-1)]
-    finally:
-        await database.close()
-    return []
+async def _read(http: httpx2.AsyncClient, path: str, parameters: dict[str, str]) -> bytes | None:
+    """Return what is there; None: it is not, or nobody says so after some tries."""
+    for number in range(READ_TRIES):
+        with suppress(httpx2.HTTPError):
+            answer = await http.get(path, params=parameters)
+            if answer.status_code == 200:
+                return answer.content
+            if answer.status_code != 503:
+                return None
+        await asyncio.sleep(number)
+    return None
+
+
+async def broken_laws(connection: psycopg.AsyncConnection[Row]) -> list[str]:
+    """Return which jobs of a database break a law of the rows, and how."""
+    connection.adapters.register_loader("uuid", TextLoader)
+    broken = []
+    for row in await (await connection.execute(_SNAPSHOT)).fetchall():
+        facts = JobFacts(row)
+        try:
+            check_job(facts)
+        except AssertionError as law:
+            broken.append(f"{facts.job_id}: {law or traceback.format_exc(limit=-1)}")
+    return broken
 
 
 def _entries(folder: Path) -> list[Path]:

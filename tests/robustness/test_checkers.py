@@ -5,7 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psycopg
 import pytest
+from psycopg.rows import dict_row
 
 from fixture_types import MakeUser
 from job_desk import JobDesk
@@ -316,10 +318,12 @@ def test_the_workload_is_the_seeds_alone() -> None:
 
 async def test_a_broken_law_of_the_rows_is_found(database: Database, dsn: str, make_user: MakeUser) -> None:
     desk = JobDesk(database, await make_user())
-    await desk.submit()
-    assert await broken_laws(dsn) == []
+    job = await desk.submit()
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, row_factory=dict_row) as reader:
+        before = await broken_laws(reader)
+        await reader.execute("UPDATE job_events SET to_status = 'running'")
 
-    async with database.transaction() as tx:
-        await tx.execute("UPDATE job_events SET to_status = 'running'")
+        broken = await broken_laws(reader)
 
-    assert await broken_laws(dsn) != []
+    assert before == []
+    assert [found.partition(":")[0] for found in broken] == [job.job_id]

@@ -32,14 +32,17 @@ def a_run(folder: Path) -> RunPlan:
         cluster = ClusterPlan(folder / "cluster", TEST, worker_kind=kind)
         return RunPlan(SEED, jobs=400, faults=50, seconds=180, cluster=cluster)
     cluster = ClusterPlan(folder / "cluster", FAST, coordinators=1, slots=4, worker_kind=kind)
-    return RunPlan(SEED, jobs=60, faults=8, seconds=14, cluster=cluster, longest_fault=4)
+    # On a machine with much else to do, claims that come to nothing for want of time cost more of it.
+    return RunPlan(
+        SEED, jobs=60, faults=8, seconds=14, cluster=cluster, longest_fault=4, patience_seconds=150
+    )
 
 
 def broken(report: RunReport) -> list[str]:
     return [v.goal for v in report.verdicts if not v.holds and (IS_LONG or v.goal not in BY_THE_CLOCK)]
 
 
-@pytest.mark.timeout(900 if IS_LONG else 240)
+@pytest.mark.timeout(900 if IS_LONG else 400)
 async def test_every_goal_is_kept_under_the_nemesis(folder: Path) -> None:
     report = await run_nemesis(a_run(folder))
 
