@@ -76,12 +76,21 @@ BORDERS = (
         (f"{_AUTH_ROWS}::test_auth_15_every_route_refuses_the_token_of_the_other_kind",),
     ),
     Mutation(
-        "any_worker_token_speaks_for_any_worker",
-        "`admit` does not look at the token",
+        "any_user_speaks_for_any_worker",
+        "`admit` does not look at whose worker it is",
+        "reactorcide/services/attempts.py",
+        "        if seat.user_id not in (None, caller.user_id if caller else None):\n"
+        '            raise Forbidden("this worker is registered by another user")\n',
+        "",
+        (f"{_AUTH_ROWS}::test_auth_16_what_a_worker_must_not_see_is_answered_alike_for_what_is_not_there",),
+    ),
+    Mutation(
+        "any_token_speaks_for_a_worker",
+        "`admit` does not look at the token: without the database's share, and after its end, it still opens",
         "reactorcide/services/attempts.py",
         "if seat.token_id != (caller.token_id if caller else None):",
         "if seat.token_id is None and caller is not None:",
-        (f"{_AUTH_ROWS}::test_auth_16_a_worker_with_anothers_job_and_lease_changes_nothing",),
+        ("services/test_lost_workers.py::test_auth_16_a_worker_is_spoken_for_with_its_own_token_only",),
     ),
     Mutation(
         "worker_routes_admit_everybody",

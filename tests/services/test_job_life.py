@@ -1,6 +1,7 @@
 """The life of a job through the services: every transition of the state machine, by its rules."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -126,8 +127,16 @@ async def test_wrk_06_a_finish_may_be_repeated_and_ends_the_job_once(desk: JobDe
 
     events = await desk.jobs.events(desk.user, job.job_id)
     assert [e.to_status for e in events if e.to_status.is_final] == ["failed"]
-    with pytest.raises(ClaimLost):
-        await desk.attempts.finish(claim, outcome())
+    others = (
+        outcome(),
+        outcome(JobStatus.TIMEOUT, Reason.TIMEOUT_RUN, exit_code=FAILED.exit_code),
+        outcome(JobStatus.FAILED, Reason.OUTPUT_LIMIT, exit_code=FAILED.exit_code),
+        replace(FAILED, exit_code=4),
+        replace(FAILED, log_length=1),
+    )
+    for other in others:
+        with pytest.raises(ClaimLost):
+            await desk.attempts.finish(claim, other)
 
 
 async def test_cancelled_is_believed_only_if_somebody_asked_for_it(desk: JobDesk) -> None:

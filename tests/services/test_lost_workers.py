@@ -8,6 +8,7 @@ import pytest
 
 from fixture_types import MakeUser
 from job_desk import CANCELLED, NO_WAIT, TIMING, Clock, JobDesk, outcome
+from job_laws import check_laws
 from reactorcide.domain.accounts import Role, TokenKind
 from reactorcide.domain.errors import ClaimLost, Forbidden, NotFound, Superseded, Unavailable
 from reactorcide.domain.jobs import Claim
@@ -65,6 +66,23 @@ async def test_wrk_01_a_job_that_asked_for_it_runs_again_after_its_lease(desk: J
     assert (first.may_run_again, second.may_run_again) == (True, False)
     ended = await desk.read(job.job_id)
     assert (ended.status, ended.attempt, ended.runs) == (JobStatus.COMPLETED, 2, 2)
+
+
+async def test_the_loss_of_a_lease_has_its_event(desk: JobDesk) -> None:
+    back, gone = await desk.submit(retry_on_lost=1), await desk.submit()
+    worker = await desk.worker()
+    for job in (back, gone):
+        await desk.start(worker)
+        await desk.age(job.job_id, LOST)
+
+    await desk.reap()
+
+    last = [(await desk.jobs.events(desk.user, job.job_id))[-1] for job in (back, gone)]
+    assert [(e.from_status, e.to_status, e.actor, e.reason) for e in last] == [
+        ("running", "queued", "system:maintenance", Reason.WORKER_LOST),
+        ("running", "failed", "system:maintenance", Reason.WORKER_LOST),
+    ]
+    await check_laws(desk.database)
 
 
 async def test_wrk_02_a_claim_never_started_goes_back_when_its_time_is_over(desk: JobDesk) -> None:
@@ -393,6 +411,22 @@ async def test_a_process_whose_name_was_taken_is_refused_and_cannot_retire_its_s
     await desk.attempts.admit(worker, new.boot_id, None)
     (seen,) = await Overview(desk.database).workers(await make_user(Role.ADMIN))
     assert (seen.is_live, seen.slots) == (True, 2)
+
+
+async def test_a_registration_that_was_long_on_its_way_does_not_unseat_a_later_process(desk: JobDesk) -> None:
+    early, late = boot(), boot()
+    early_turn, late_turn = await desk.attempts.take_turn(), await desk.attempts.take_turn()
+    worker = (await desk.attempts.register(late, [], turn=late_turn)).worker_id
+    job = await desk.submit(retry_on_lost=1)
+    started = await desk.start(worker)
+
+    with pytest.raises(Superseded):
+        await desk.attempts.register(early, [], turn=early_turn)
+
+    assert await desk.beat(started.claim) == "go_on"
+    assert (await desk.read(job.job_id)).attempt == 1
+    again = await desk.attempts.register(late, [started.claim], turn=late_turn)
+    assert again.worker_id == worker
 
 
 async def test_a_name_belongs_to_the_user_whose_worker_had_it_first(
