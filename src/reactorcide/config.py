@@ -215,6 +215,9 @@ class Settings:
         20 * 1024**3, _integer(1024**2, 2**50), "workspace and largest file of a job"
     )
     log_limit_bytes: int = _setting(1024**3, _integer(1024, 2**40), "log kept of one attempt")
+    artifact_limit_bytes: int = _setting(
+        10 * 1024**3, _integer(0, 2**50), "artifacts kept of one attempt, together"
+    )
     lease: timedelta = _setting(
         timedelta(seconds=60), _seconds(1, 3_600), "a silent worker's lease ends after this"
     )

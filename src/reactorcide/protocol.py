@@ -1,9 +1,10 @@
 """The worker protocol, version 1: what goes over HTTP between a worker and its coordinator.
 
-Every call is a `POST` below `PATH`, with a worker's token. Bodies are JSON, but that of `log`, which is
-msgpack. A coordinator refuses a field it does not know; a worker passes over one, so that an answer may
-grow. Jobs, claims and registrations travel as the values of `reactorcide.domain` that they are: a
-change of `StartedAttempt`, `JobSpec` or `Registration` is a change of the protocol.
+Every call is a `POST` below `PATH`, with a worker's token. Bodies are JSON, but those of `log` and
+`artifacts`, which are msgpack; `artifact` is a `PUT` of plain bytes whose call stands in the query.
+A coordinator refuses a field it does not know; a worker passes over one, so that an answer may grow.
+Jobs, claims and registrations travel as the values of `reactorcide.domain` that they are: a change of
+`StartedAttempt`, `JobSpec` or `Registration` is a change of the protocol.
 
 A refusal is a problem (RFC 9457). What a worker acts on is its status, and its `cause`.
 """
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from reactorcide.domain.artifacts import Artifact
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, StartedAttempt
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import JobStatus
@@ -27,6 +29,8 @@ MAX_LOG_BODY_BYTES = 2 * 1024 * 1024
 MAX_LOG_DATA_BYTES = 1024 * 1024
 MAX_LOG_PIECES = 32_768
 """With these two a `log` body stays within its bound."""
+MAX_SEAL_BODY_BYTES = 16 * 1024 * 1024
+MAX_ARTIFACTS = 10_000
 MAX_WAIT_SECONDS = 60.0
 MAX_MESSAGE_CHARACTERS = 4_096
 MAX_CLAIMS = 5_000
@@ -75,11 +79,23 @@ class ClaimBody(Request, frozen=True):
 Claims = Annotated[list[ClaimBody], Meta(max_length=MAX_CLAIMS)]
 
 
+class TurnBody(Request, frozen=True):
+    """Asks for a turn, which a process does once, before it registers."""
+
+
+class TurnAnswer(Answer, frozen=True):
+    """A number above all that were answered before."""
+
+    turn: int
+
+
 class RegisterBody(Request, frozen=True):
     """Announces a worker process, and the attempts whose results its spool still holds."""
 
     protocols: tuple[int, int]
     """The oldest and the newest version of the protocol that the worker speaks."""
+    turn: Size
+    """What `turn` answered this process when it began."""
     name: Word
     boot_id: Id
     queues: Annotated[list[QueueName], Meta(min_length=1, max_length=100)]
@@ -89,9 +105,10 @@ class RegisterBody(Request, frozen=True):
     spooled: Claims = []
 
     @classmethod
-    def of(cls, identity: WorkerIdentity, spooled: Sequence[Claim]) -> "RegisterBody":
+    def of(cls, identity: WorkerIdentity, turn: int, spooled: Sequence[Claim]) -> "RegisterBody":
         return cls(
             protocols=(OLDEST, NEWEST),
+            turn=turn,
             name=identity.name,
             boot_id=identity.boot_id,
             queues=list(identity.queues),
@@ -233,6 +250,7 @@ class OutcomeBody(Request, frozen=True):
     signal: Small | None = None
     resolved_sha: Id | None = None
     isolation: Word | None = None
+    artifacts: Annotated[int, Meta(ge=0, le=MAX_ARTIFACTS)] = 0
 
     @classmethod
     def of(cls, outcome: AttemptOutcome) -> "OutcomeBody":
@@ -251,6 +269,7 @@ class OutcomeBody(Request, frozen=True):
             signal=outcome.signal,
             resolved_sha=outcome.resolved_sha,
             isolation=outcome.isolation,
+            artifacts=outcome.artifacts,
         )
 
     @property
@@ -266,6 +285,7 @@ class OutcomeBody(Request, frozen=True):
             signal=self.signal,
             resolved_sha=self.resolved_sha,
             isolation=self.isolation,
+            artifacts=self.artifacts,
         )
 
 
@@ -273,6 +293,55 @@ class FinishCall(AttemptCall, frozen=True):
     """Tells how an attempt ended."""
 
     outcome: OutcomeBody
+
+
+class ArtifactCall(AttemptCall, frozen=True):
+    """Brings a content; all of this stands in the query."""
+
+    sha256: Id
+    size: Size
+
+    @property
+    def query(self) -> dict[str, str]:
+        claim = self.claim
+        return {
+            "worker_id": self.worker_id,
+            "boot_id": self.boot_id,
+            "job_id": claim.job_id,
+            "attempt": str(claim.attempt),
+            "lease_id": claim.lease_id,
+            "sha256": self.sha256,
+            "size": str(self.size),
+        }
+
+
+class ArtifactEntry(Request, frozen=True, array_like=True):
+    """One artifact of a list."""
+
+    path: Annotated[str, Meta(max_length=1_024)]
+    size: Size
+    sha256: Id
+    content_type: Annotated[str, Meta(max_length=255)]
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> "ArtifactEntry":
+        return cls(artifact.path, artifact.size_bytes, artifact.sha256, artifact.content_type)
+
+    @property
+    def told(self) -> Artifact:
+        return Artifact(self.path, self.size, self.sha256, self.content_type)
+
+
+class SealCall(AttemptCall, frozen=True):
+    """Lists every artifact of an attempt."""
+
+    artifacts: Annotated[list[ArtifactEntry], Meta(max_length=MAX_ARTIFACTS)]
+
+
+class SealAnswer(Answer, frozen=True):
+    """The digests of what has still to be brought; none: the list is taken."""
+
+    missing: list[str]
 
 
 class Problem(Answer, frozen=True):
@@ -284,8 +353,21 @@ class Problem(Answer, frozen=True):
     errors: list[dict[str, str]] = []
 
 
-CALLS = (RegisterBody, AttemptCall, ClaimCall, HeartbeatCall, OrdersCall, LogCall, FinishCall, WorkerCall)
-ANSWERS = (RegisterAnswer, ClaimAnswer, HeartbeatAnswer, OrdersAnswer, LogAnswer, StartedAttempt)
+CALLS = (
+    *(
+        TurnBody,
+        RegisterBody,
+        AttemptCall,
+        ClaimCall,
+        HeartbeatCall,
+        OrdersCall,
+        LogCall,
+        FinishCall,
+        SealCall,
+    ),
+    WorkerCall,
+)
+ANSWERS = (RegisterAnswer, ClaimAnswer, HeartbeatAnswer, OrdersAnswer, LogAnswer, SealAnswer, StartedAttempt)
 
 
 def schemas(ref_template: str) -> dict[str, Any]:

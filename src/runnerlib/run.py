@@ -2,9 +2,12 @@
 
 The phases, in order: workspace, source, environment, command; and clean-up, always. Every phase can
 be stopped by the guardian; each says in the log, on lines of the platform, what a user should know.
+However the command ended, what it left as artifacts is collected before the clean-up.
 """
 
+import os
 import posixpath
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from errno import EDQUOT, ENOSPC
@@ -28,6 +31,8 @@ from runnerlib.workspace import ARTIFACTS, HOME, PathRefused, UsageMeter, Worksp
 Phase = Literal["workspace", "source", "environment", "command", "cleanup"]
 ENV_FILE_LIMIT_BYTES = 256 * 1024
 _DRAIN_SECONDS = 5.0
+_COLLECT_SECONDS = 5.0
+"""Collecting artifacts may go on for so long once the attempt has to end: less than a worker waits then."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,7 @@ class RunReport:
     outcome: Outcome
     isolation: str
     resolved_sha: str | None
+    artifacts: int = 0
 
 
 class _Stopped(Exception):
@@ -72,6 +78,7 @@ class Run:
         self._workspace: Workspace | None = None
         self._resolved_sha: str | None = None
         self._isolation = "none"
+        self._artifacts = 0
 
     def execute(self) -> RunReport:
         """Run all phases, clean up, and say how it ended."""
@@ -86,7 +93,7 @@ class Run:
         if outcome.message is not None:
             self._tell(outcome.message)
             outcome = replace(outcome, message=self._mask(outcome.message))
-        return RunReport(outcome, self._isolation, self._resolved_sha)
+        return RunReport(outcome, self._isolation, self._resolved_sha, self._artifacts)
 
     def _run_phases(self) -> Outcome:
         self._check_spec()
@@ -204,13 +211,36 @@ class Run:
             )
         finally:
             end = job.close()
-        if not pump.finish(_DRAIN_SECONDS):
+        is_quiet = pump.finish(_DRAIN_SECONDS)
+        if not is_quiet:
             self._tell("something outlived the job and still holds its output open; it is not read further")
         if self._spool.fault is not None:
             return outcome_of_verdict(Verdict.LOG_BROKEN, end, detail=self._spool.fault.strerror)
+        self._collect_artifacts(executor, workspace, is_quiet=is_quiet)
         if was_signalled and self._guardian.verdict is not None:
             return outcome_of_verdict(self._guardian.verdict, end, detail=self._detail_of_breach())
         return outcome_of_end(end)
+
+    def _collect_artifacts(self, executor: Executor, workspace: Workspace, *, is_quiet: bool) -> None:
+        if not workspace.has_entries(ARTIFACTS):
+            return
+        from runnerlib.artifacts import CollectionTerms, collect_artifacts
+
+        terms = CollectionTerms(
+            globs=self._spec.artifacts,
+            limit_bytes=self._spec.host.artifact_limit_bytes,
+            owner=os.geteuid() if executor.owner is None else executor.owner[0],
+            # What was never shut in may have left somebody behind who writes on.
+            may_move=is_quiet and executor.isolation != "unsandboxed",
+        )
+        self._artifacts = collect_artifacts(
+            # By its first path: from where a sandbox under another user reaches it, nothing can be moved.
+            workspace.outer / "job",
+            Path(self._spec.spool_dir),
+            terms,
+            tell=self._tell,
+            should_stop=_Patience(self._guardian).is_over,
+        )
 
     def _find_breach(self, meter: UsageMeter) -> Verdict | None:
         if self._spool.fault is not None:
@@ -253,6 +283,25 @@ class Run:
         return self._masker.mask(text.encode(errors="backslashreplace")).decode(errors="backslashreplace")
 
 
+class _Patience:
+    """How long artifacts are collected: without haste, until the attempt has to end."""
+
+    def __init__(self, guardian: Guardian) -> None:
+        self._guardian = guardian
+        self._end: float | None = None
+
+    def is_over(self) -> bool:
+        """Tell whether collecting has to stop now."""
+        if not self._guardian.should_stop():
+            return False
+        if self._guardian.verdict in (Verdict.WORKER_DIED, Verdict.WORKER_SILENT, Verdict.ABANDONED):
+            return True
+        now = time.monotonic()
+        if self._end is None:
+            self._end = now + _COLLECT_SECONDS
+        return now >= self._end
+
+
 def _limits_of(spec: RunSpec) -> Limits:
     asked, usual = spec.resources, spec.host.default_resources
     memory_mb = usual.memory_mb if asked.memory_mb is None else asked.memory_mb
@@ -285,4 +334,4 @@ def _unavailable(error: SandboxUnavailable) -> Outcome:
 
 def _outcome_of_host_error(error: OSError) -> Outcome:
     reason = "worker_disk" if error.errno in (ENOSPC, EDQUOT) else "internal"
-    return Outcome("failed", reason, "infra", f"the worker's host failed: {error}")
+    return Outcome("failed", reason, "infra", f"the worker's host failed: {error.strerror or error}")

@@ -80,6 +80,18 @@ class Workspace:
         """Raises PathRefused unless this is a directory, reached without links."""
         os.close(self._open(job_path, _FOLDER))
 
+    def has_entries(self, job_path: str) -> bool:
+        """Tell whether there is anything in a directory, or in its place something else."""
+        try:
+            folder = self._open(job_path, _FOLDER)
+        except PathRefused:
+            return True
+        try:
+            with os.scandir(folder) as entries:
+                return next(entries, None) is not None
+        finally:
+            os.close(folder)
+
     def read_file(self, job_path: str, limit_bytes: int) -> bytes:
         """Return the content of a regular file, reached without links.
 

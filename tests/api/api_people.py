@@ -26,6 +26,7 @@ from reactorcide.objects.memory import MemoryObjectStore
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
 from reactorcide.services.accounts import AccountService
+from reactorcide.services.artifacts import ArtifactService
 from reactorcide.services.attempts import AttemptService
 from reactorcide.services.explaining import Explainer
 from reactorcide.services.jobs import JobService
@@ -177,6 +178,7 @@ async def running_api(
         logs=LogReader(database, objects, bell),
         attempts=attempts,
         log_intake=log_service,
+        artifacts=ArtifactService(database, objects, bell, limit_bytes=1024**2),
         overview=Overview(database),
         metrics=metrics,
         probes={"database": probe_database, "object_store": probe_objects},

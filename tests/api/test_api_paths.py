@@ -21,7 +21,10 @@ PROTECTED = [
     ("POST", f"/api/v1/jobs/{NOBODY}/cancel"),
     ("POST", f"/api/v1/jobs/{NOBODY}/retry"),
     ("GET", f"/api/v1/jobs/{NOBODY}/events"),
+    ("GET", f"/api/v1/jobs/{NOBODY}/why"),
     ("GET", f"/api/v1/jobs/{NOBODY}/logs"),
+    ("GET", f"/api/v1/jobs/{NOBODY}/artifacts"),
+    ("GET", f"/api/v1/jobs/{NOBODY}/artifacts/{{path}}"),
     ("POST", "/api/v1/tokens"),
     ("GET", "/api/v1/tokens"),
     ("DELETE", f"/api/v1/tokens/{NOBODY}"),
@@ -33,6 +36,14 @@ PROTECTED = [
     ("GET", "/api/v1/workers"),
     ("GET", "/api/v1/metrics"),
     ("GET", "/metrics"),
+    ("PUT", "/api/v1/worker/artifact"),
+    *(
+        ("POST", f"/api/v1/worker/{call}")
+        for call in (
+            *("register", "claim", "start", "heartbeat", "orders", "log", "finish", "artifacts", "release"),
+            "deregister",
+        )
+    ),
 ]
 OPEN = {
     "/api/v1/health",

@@ -29,7 +29,7 @@ class CountedGateway(DirectGateway):
     """The direct gateway, which keeps what was reported through it, and when last."""
 
     def __init__(self, coordinator: Coordinator) -> None:
-        super().__init__(coordinator.core.attempts, coordinator.core.logs)
+        super().__init__(coordinator.core.attempts, coordinator.core.logs, coordinator.core.artifacts)
         self.reports: list[WorkerReport] = []
         self.asked_at = 0.0
 

@@ -23,7 +23,7 @@ __all__ = ["coordinator", "settings"]
 
 @pytest.fixture
 def gateway(coordinator: Coordinator) -> DirectGateway:
-    return DirectGateway(coordinator.core.attempts, coordinator.core.logs)
+    return DirectGateway(coordinator.core.attempts, coordinator.core.logs, coordinator.core.artifacts)
 
 
 @pytest.fixture

@@ -3,7 +3,18 @@
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from reactorcide.api import explanations, health, jobs, logs, tokens, users, worker_routes, workers
+from reactorcide.api import (
+    artifacts,
+    explanations,
+    health,
+    jobs,
+    logs,
+    tokens,
+    users,
+    worker_artifacts,
+    worker_routes,
+    workers,
+)
 from reactorcide.api.middleware import CrossOrigin, LastResort, Surroundings
 from reactorcide.api.openapi import install_documentation
 from reactorcide.api.parts import ApiParts, ApiServices, ApiSettings, Probe
@@ -24,7 +35,9 @@ def create_app(services: ApiServices, settings: ApiSettings) -> FastAPI:
     )
     app.state.parts = ApiParts(services, settings)
     app.state.stopping = services.stopping
-    for routes in (health, jobs, explanations, logs, tokens, users, workers, worker_routes):
+    for routes in (health, jobs, explanations, logs, artifacts, tokens, users, workers):
+        app.include_router(routes.router)
+    for routes in (worker_routes, worker_artifacts):
         app.include_router(routes.router)
     install_documentation(app, settings.version)
     install_problem_handlers(app)

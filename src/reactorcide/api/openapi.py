@@ -10,6 +10,7 @@ from starlette.responses import HTMLResponse, Response
 from reactorcide import protocol
 from reactorcide.api import contract, schemas
 from reactorcide.api.answers import json_answer
+from reactorcide.api.artifacts import ArtifactListBody
 from reactorcide.api.explanations import ExplanationBody
 
 DESCRIPTION = """\
@@ -32,6 +33,7 @@ _MODELS = (
     schemas.EventListBody,
     ExplanationBody,
     schemas.LogLineBody,
+    ArtifactListBody,
     schemas.MintedTokenBody,
     schemas.TokenListBody,
     schemas.UserBody,

@@ -10,6 +10,7 @@ from reactorcide.api.rate_limits import FailureLimits
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.observability.metrics import Metrics
 from reactorcide.services.accounts import AccountService
+from reactorcide.services.artifacts import ArtifactService
 from reactorcide.services.attempts import AttemptService
 from reactorcide.services.explaining import Explainer
 from reactorcide.services.jobs import JobService
@@ -31,6 +32,7 @@ class ApiServices:
     logs: LogReader
     attempts: AttemptService
     log_intake: LogService
+    artifacts: ArtifactService
     overview: Overview
     metrics: Metrics
     probes: Mapping[str, Probe]

@@ -155,6 +155,8 @@ class AttemptOutcome:
     signal: int | None = None
     resolved_sha: str | None = None
     isolation: str | None = None
+    artifacts: int = 0
+    """How many artifacts the worker will bring."""
 
 
 @dataclass(frozen=True)

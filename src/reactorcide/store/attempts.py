@@ -105,7 +105,7 @@ _FINISH = f"""
         UPDATE attempts a
            SET ended_at = now(), end_status = m.status, reason = m.reason, exit_code = %(exit_code)s,
                signal = %(signal)s, isolation = %(isolation)s, final_log_length = %(log_length)s,
-               final_log_sha256 = %(log_sha256)s
+               final_log_sha256 = %(log_sha256)s, artifacts = %(artifacts)s
           FROM moved m WHERE a.job_id = m.job_id AND a.attempt = m.attempt
     ), told AS (
         INSERT INTO job_events (job_id, seq, from_status, to_status, attempt, actor, reason)
@@ -292,6 +292,7 @@ async def finish_attempt(tx: Transaction, claim: Claim, outcome: AttemptOutcome)
         "isolation": outcome.isolation,
         "log_length": outcome.log_length,
         "log_sha256": outcome.log_sha256,
+        "artifacts": outcome.artifacts,
     }
     for statement in (_FINISH, _IS_FINISHED_SO):
         if await (await tx.execute(statement, given)).fetchone() is not None:

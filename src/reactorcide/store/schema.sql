@@ -34,6 +34,8 @@ CREATE TABLE public.attempts (
     final_log_length bigint,
     final_log_sha256 bytea,
     log_sealed_at timestamp with time zone,
+    artifacts integer DEFAULT 0 NOT NULL,
+    CONSTRAINT attempts_artifacts_check CHECK ((artifacts >= 0)),
     CONSTRAINT attempts_attempt_check CHECK ((attempt >= 1)),
     CONSTRAINT attempts_final_log_sha256_check CHECK ((octet_length(final_log_sha256) = 32)),
     CONSTRAINT attempts_log_length_check CHECK ((log_length >= 0))

@@ -52,6 +52,7 @@ async def serving(core: Core, host: str) -> AsyncIterator[str]:
         logs=core.log_reader,
         attempts=core.attempts,
         log_intake=core.logs,
+        artifacts=core.artifacts,
         overview=core.overview,
         metrics=core.metrics,
         probes={

@@ -17,6 +17,7 @@ from reactorcide.objects.prefixed import PrefixedStore
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
 from reactorcide.services.accounts import AccountService
+from reactorcide.services.artifacts import ArtifactService
 from reactorcide.services.attempts import AttemptService
 from reactorcide.services.jobs import JobService
 from reactorcide.services.log_reading import LogReader
@@ -56,6 +57,7 @@ class Core:
     attempts: AttemptService
     logs: LogService
     log_reader: LogReader
+    artifacts: ArtifactService
     overview: Overview
     queue: DatabaseQueue
     metrics: Metrics
@@ -83,6 +85,7 @@ async def open_core(settings: Settings, dsn: str, *, objects_dir: Path) -> Async
         core = _compose_core(settings, dsn, database, bell, _open_objects(settings, objects_dir))
         stack.push_async_callback(_stop, core.accounts.flush_last_used, "accounts")
         stack.push_async_callback(_stop, core.attempts.close, "dispatch")
+        stack.push_async_callback(_stop, core.artifacts.close, "artifacts")
         yield core
 
 
@@ -152,6 +155,7 @@ def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, 
         ),
         logs=LogService(database, objects, bell, metrics=metrics),
         log_reader=LogReader(database, objects, bell),
+        artifacts=ArtifactService(database, objects, bell, limit_bytes=settings.artifact_limit_bytes),
         overview=Overview(database, heartbeat=timing.heartbeat),
         queue=queue,
         metrics=metrics,

@@ -53,7 +53,7 @@ def direct_gateway(core: "Core") -> Gateway:
     """Return the way to the services of this process."""
     from reactorcide.worker.gateway.direct import DirectGateway
 
-    return DirectGateway(core.attempts, core.logs)
+    return DirectGateway(core.attempts, core.logs, core.artifacts)
 
 
 @asynccontextmanager
@@ -97,6 +97,7 @@ def _host_terms(settings: Settings, url: str | None) -> HostTerms:
         default_resources=Resources(memory_mb=settings.job_memory_mb, pids=settings.job_pids),
         workspace_limit_bytes=settings.job_disk_bytes,
         log_limit_bytes=settings.log_limit_bytes,
+        artifact_limit_bytes=settings.artifact_limit_bytes,
         copy_source_roots=settings.copy_source_roots,
         git_allowed_protocols=settings.git_allowed_protocols,
         git_allowed_hosts=settings.git_allowed_hosts,

@@ -6,7 +6,7 @@ Duties, in this order:
 2. give the frozen spec to a runner, and pass on to it every renewal and order of the coordinator;
 3. ship the log from the spool while it grows;
 4. when the runner has ended, tell how, as often as it takes; a slow log store delays this by
-   seconds only, the rest of the log is shipped afterwards.
+   seconds only, the rest of the log is shipped afterwards, and so are the artifacts.
 """
 
 import asyncio
@@ -26,6 +26,7 @@ from reactorcide.domain.errors import Unavailable
 from reactorcide.domain.jobs import Claim, StartedAttempt
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.workers import Registration
+from reactorcide.worker.artifacts import bring_artifacts, finish_delivery
 from reactorcide.worker.gateway.port import Gateway
 from reactorcide.worker.runner import Runner, RunnerPool
 from reactorcide.worker.shipping import (
@@ -263,16 +264,16 @@ class Attempt:
             # Nothing to tell: the lease ends, and then the coordinator lets the job run again.
             self.is_held = False
             self._log.warning("attempt.lost", detail=result.message)
-            return _finish_shipping(shipping, spool)
+            return finish_delivery(None, spool, shipping)
         await deliver_result(self._gateway, self.claim, result)
         self.is_held = False
         self._log.info(
             "attempt.finished", status=result.status, reason=result.reason, exit_code=result.exit_code
         )
-        if shipping.done():
+        if shipping.done() and not result.artifacts:
             await asyncio.to_thread(spool.remove)
             return None
-        return _finish_shipping(shipping, spool)
+        return finish_delivery(self._gateway, spool, shipping)
 
     async def _give_up(self, result: RunResult) -> None:
         self._log.error("attempt.given_up", reason=result.reason, detail=result.message)
@@ -379,11 +380,7 @@ async def deliver_leftover(gateway: Gateway, spool: AttemptSpool) -> None:
     shipper.end()
     end = await shipper.run()
     log.info("spool.log_delivered", job_id=spool.claim.job_id, end=end.value)
-    await asyncio.to_thread(spool.remove)
-
-
-async def _finish_shipping(shipping: asyncio.Task[ShippingEnd], spool: AttemptSpool) -> None:
-    await shipping
+    await bring_artifacts(gateway, spool)
     await asyncio.to_thread(spool.remove)
 
 

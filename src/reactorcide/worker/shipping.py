@@ -167,6 +167,7 @@ def _outcome_of(result: RunResult) -> AttemptOutcome:
         signal=result.signal,
         resolved_sha=result.resolved_sha,
         isolation=result.isolation,
+        artifacts=result.artifacts,
     )
 
 

@@ -1,7 +1,8 @@
 """The spool of a worker: one owner-only directory an attempt, kept until its result and log are delivered.
 
-A runner writes ``log``, ``index`` and, last, ``result.json`` (see `runnerlib.spec.messages`); the
-worker adds only ``worker``, the id under which it holds the attempt. No secret is ever in here.
+A runner writes ``log``, ``index``, ``artifacts.json`` with the folder ``artifacts`` and, last,
+``result.json`` (see `runnerlib.spec.messages`); the worker adds only ``worker``, the id under which it
+holds the attempt. No secret is ever in here, unless a job has put one into an artifact.
 """
 
 import contextlib
@@ -111,8 +112,16 @@ class Spool:
                     attempts += 1
                     # Removed under our eyes, it counts as far as it was seen.
                     with contextlib.suppress(FileNotFoundError):
-                        size += sum(file.stat().st_size for file in os.scandir(folder))
+                        size += _size_below(folder.path)
         return attempts, size
+
+
+def _size_below(folder: str) -> int:
+    size = 0
+    for entry in os.scandir(folder):
+        is_folder = entry.is_dir(follow_symlinks=False)
+        size += _size_below(entry.path) if is_folder else entry.stat(follow_symlinks=False).st_size
+    return size
 
 
 def _read_spool(path: Path) -> AttemptSpool | None:

@@ -45,6 +45,8 @@ class HostPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     workspace_limit_bytes: int = 20 * 1024**3
     """Largest single file, and largest workspace where the file system can hold it to that."""
     log_limit_bytes: int = 1024**3
+    artifact_limit_bytes: int = 10 * 1024**3
+    """Of all artifacts of an attempt together."""
     copy_source_roots: tuple[str, ...] = ()
     git_allowed_protocols: tuple[str, ...] = ("https", "ssh")
     git_allowed_hosts: tuple[str, ...] = ()

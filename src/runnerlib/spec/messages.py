@@ -78,6 +78,8 @@ class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     log_sha256: str
     isolation: str
     """What isolated the job, e.g. ``bubblewrap``, ``unsandboxed``, ``none`` if it never started."""
+    artifacts: int = 0
+    """How many artifacts the spool holds; ``artifacts.json`` lists them (see `runnerlib.spec.artifacts`)."""
 
 
 def encode_line(message: ControlMessage | RunnerEvent | RunResult) -> bytes:

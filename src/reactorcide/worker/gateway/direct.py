@@ -2,24 +2,32 @@
 
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 
+from reactorcide.domain.artifacts import Artifact
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
+from reactorcide.services.artifacts import ArtifactService
 from reactorcide.services.attempts import AttemptService
 from reactorcide.services.logs import LogService
+from reactorcide.worker.gateway.uploads import read_pieces
 
 
 class DirectGateway:
     """Implements `reactorcide.worker.gateway.port.Gateway`."""
 
-    def __init__(self, attempts: AttemptService, logs: LogService) -> None:
+    def __init__(self, attempts: AttemptService, logs: LogService, artifacts: ArtifactService) -> None:
         self._attempts = attempts
         self._logs = logs
+        self._artifacts = artifacts
         self._boot_id = ""
+        self._turn: int | None = None
 
     async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
         self._boot_id = identity.boot_id
-        return await self._attempts.register(identity, spooled)
+        if self._turn is None:
+            self._turn = await self._attempts.take_turn()
+        return await self._attempts.register(identity, spooled, turn=self._turn)
 
     async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
         await self._admit(worker_id)
@@ -46,6 +54,14 @@ class DirectGateway:
     async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
         await self._admit(claim.worker_id)
         await self._attempts.finish(claim, outcome)
+
+    async def put_artifact(self, claim: Claim, sha256: str, size_bytes: int, file: Path) -> None:
+        await self._admit(claim.worker_id)
+        await self._artifacts.put(claim, sha256, size_bytes, read_pieces(file))
+
+    async def seal_artifacts(self, claim: Claim, artifacts: Sequence[Artifact]) -> list[str]:
+        await self._admit(claim.worker_id)
+        return await self._artifacts.seal(claim, artifacts)
 
     async def release(self, claim: Claim) -> None:
         await self._admit(claim.worker_id)

@@ -18,6 +18,7 @@ import structlog
 
 import reactorcide
 from reactorcide import protocol
+from reactorcide.domain.artifacts import Artifact
 from reactorcide.domain.errors import (
     ClaimLost,
     Forbidden,
@@ -34,6 +35,7 @@ from reactorcide.domain.errors import (
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 from reactorcide.worker.gateway.log_parts import split_append
+from reactorcide.worker.gateway.uploads import UPLOADS_AT_ONCE, Uploads
 
 A = TypeVar("A")
 
@@ -69,17 +71,21 @@ class HttpGateway:
         self._read_token = read_token
         self._token = read_token()
         self._identity: WorkerIdentity | None = None
+        self._turn: int | None = None
         self._has_registered = False
         self._trouble = ""
         trust = _trust(ca_file) if url.startswith("https:") else False
         # Apart, so that a heartbeat never waits for a connection behind logs.
         self._own_calls = self._connect(trust, connections=8)
         self._attempts_calls = self._connect(trust, connections=2 * slots + 8)
+        self._upload_calls = self._connect(trust, connections=UPLOADS_AT_ONCE)
+        self._uploads = Uploads(self._upload_calls)
 
     async def close(self) -> None:
         """Give the connections back."""
         await self._own_calls.aclose()
         await self._attempts_calls.aclose()
+        await self._upload_calls.aclose()
 
     async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
         """As the port says.
@@ -152,6 +158,21 @@ class HttpGateway:
         )
         await self._call("finish", call, None, claim=claim)
 
+    async def put_artifact(self, claim: Claim, sha256: str, size_bytes: int, file: Path) -> None:
+        call = protocol.ArtifactCall(
+            claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim), sha256, size_bytes
+        )
+        await self._call("artifact", call, None, claim=claim, file=file)
+
+    async def seal_artifacts(self, claim: Claim, artifacts: Sequence[Artifact]) -> list[str]:
+        call = protocol.SealCall(
+            claim.worker_id,
+            self._boot_id,
+            protocol.ClaimBody.of(claim),
+            [protocol.ArtifactEntry.of(artifact) for artifact in artifacts],
+        )
+        return (await self._call("artifacts", call, protocol.SealAnswer, claim=claim)).missing
+
     async def release(self, claim: Claim) -> None:
         await self._call("release", self._about(claim), None, claim=claim)
 
@@ -185,14 +206,18 @@ class HttpGateway:
         )
 
     async def _register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
-        body = protocol.RegisterBody.of(identity, spooled[: protocol.MAX_CLAIMS])
         try:
-            answer = await self._send("register", body, protocol.RegisterAnswer)
+            return await self._register_in_turn(identity, spooled)
         except _Refused as error:
             if error.status != 401 or not self._has_new_token():
                 raise
-            answer = await self._send("register", body, protocol.RegisterAnswer)
-        return answer.registration
+            return await self._register_in_turn(identity, spooled)
+
+    async def _register_in_turn(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
+        if self._turn is None:
+            self._turn = (await self._send("turn", protocol.TurnBody(), protocol.TurnAnswer)).turn
+        body = protocol.RegisterBody.of(identity, self._turn, spooled[: protocol.MAX_CLAIMS])
+        return (await self._send("register", body, protocol.RegisterAnswer)).registration
 
     async def _call(
         self,
@@ -202,6 +227,7 @@ class HttpGateway:
         *,
         claim: Claim | None = None,
         more_seconds: float = 0.0,
+        file: Path | None = None,
     ) -> A:
         """Make a call of the worker that is registered; a token that was replaced is taken up.
 
@@ -210,19 +236,25 @@ class HttpGateway:
         """
         try:
             try:
-                answer = await self._send(path, call, kind, more_seconds=more_seconds)
+                answer = await self._send(path, call, kind, more_seconds=more_seconds, file=file)
             except _Refused as error:
                 if error.status != 401 or self._identity is None or not self._has_new_token():
                     raise
                 # The same process under its new token: nothing that it holds is lost by that.
                 await self._register(self._identity, [])
-                answer = await self._send(path, call, kind, more_seconds=more_seconds)
+                answer = await self._send(path, call, kind, more_seconds=more_seconds, file=file)
         except _Refused as error:
             raise self._translate(error, call, claim) from error
         return answer
 
     async def _send(
-        self, path: str, body: protocol.Request, kind: type[A] | None, *, more_seconds: float = 0.0
+        self,
+        path: str,
+        body: protocol.Request,
+        kind: type[A] | None,
+        *,
+        more_seconds: float = 0.0,
+        file: Path | None = None,
     ) -> A:
         """Send one request and read its answer.
 
@@ -230,16 +262,17 @@ class HttpGateway:
             Unavailable: there was none in time, or one that says "not now".
             _Refused: any other that is no success.
         """
-        is_log = isinstance(body, protocol.LogCall)
-        content = msgspec.msgpack.encode(body) if is_log else msgspec.json.encode(body)
+        is_packed = isinstance(body, protocol.LogCall | protocol.SealCall)
         client = self._attempts_calls if isinstance(body, protocol.AttemptCall) else self._own_calls
-        headers = {
-            "Content-Type": protocol.LOG_TYPE if is_log else "application/json",
-            "Authorization": f"Bearer {self._token or ''}",
-        }
+        headers = {"Authorization": f"Bearer {self._token or ''}"}
         try:
-            async with asyncio.timeout(CALL_SECONDS + more_seconds):
-                response = await client.post(f"/{path}", content=content, headers=headers)
+            if file is not None and isinstance(body, protocol.ArtifactCall):
+                response = await self._uploads.send(f"/{path}", body.query, headers, file, body.size)
+            else:
+                headers["Content-Type"] = protocol.LOG_TYPE if is_packed else "application/json"
+                content = msgspec.msgpack.encode(body) if is_packed else msgspec.json.encode(body)
+                async with asyncio.timeout(CALL_SECONDS + more_seconds):
+                    response = await client.post(f"/{path}", content=content, headers=headers)
         except TimeoutError as error:
             self._note(f"no answer to {path} in time")
             raise Unavailable(_PART) from error
@@ -289,6 +322,8 @@ class HttpGateway:
 
     def _explain(self, error: "_Refused") -> ReactorcideError:
         """Return what it means that the worker was not registered."""
+        if error.status == 409 and error.told.cause == protocol.SUPERSEDED:
+            return Superseded(self._identity.name if self._identity else "")
         if self._has_registered:
             self._note(str(error), is_error=True)
             return Unavailable(_PART)

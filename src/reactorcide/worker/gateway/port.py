@@ -1,15 +1,17 @@
 """The gateway port: every word between a worker and its coordinator.
 
 All methods may raise `Unavailable`: nothing is known of the effect, and the same call may be made
-again, for each of them is idempotent under its fencing pair. All but `register` may raise `Superseded`,
-when another process has registered under the name since, and `NotFound`, when the coordinator does not
-know the worker at all. A gateway speaks for the one process that registered through it.
+again, for each of them is idempotent under its fencing pair. Each may raise `Superseded`, when a later
+process has registered under the name, and all but `register` `NotFound`, when the coordinator does not know
+the worker at all. A gateway speaks for the one process that registered through it.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
+from pathlib import Path
 from typing import Protocol
 
+from reactorcide.domain.artifacts import Artifact
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 
@@ -24,6 +26,7 @@ class Gateway(Protocol):
 
         Raises:
             Forbidden: the name belongs to a worker of somebody else.
+            Superseded: a process that began later has registered under it.
         """
 
     async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
@@ -64,6 +67,27 @@ class Gateway(Protocol):
 
         Raises:
             ClaimLost: someone else has decided this attempt.
+        """
+
+    async def put_artifact(self, claim: Claim, sha256: str, size_bytes: int, file: Path) -> None:
+        """Bring the content of ``file``, which artifacts of this attempt have, after its outcome.
+
+        What is stored already is not stored again.
+
+        Raises:
+            InvalidInput: the file has another digest or size, or will never be taken.
+            ClaimLost: the coordinator does not want artifacts of this attempt.
+            OSError: the file cannot be read.
+        """
+
+    async def seal_artifacts(self, claim: Claim, artifacts: Sequence[Artifact]) -> list[str]:
+        """Tell all artifacts of the attempt; return the digests of contents that are to be brought first.
+
+        None: they are the job's now. To repeat that succeeds.
+
+        Raises:
+            InvalidInput: they are too large, more than were promised, or no folder could hold them.
+            ClaimLost: as `put_artifact`.
         """
 
     async def release(self, claim: Claim) -> None:

@@ -1,0 +1,254 @@
+"""Taking in the artifacts of an attempt after its end, listing them, and giving them out.
+
+In the object store lie ``artifacts/<job>/<attempt>/<SHA-256>``, one object a content, and
+``…/manifest.json``, which gives the contents their paths. The contents come first, each checked against
+its digest; the list comes last, once nothing is missing, and with it the job's `artifacts_object_key`.
+So whatever is repeated or breaks off does no harm: what has come need not come again.
+"""
+
+import asyncio
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import msgspec
+import structlog
+
+from reactorcide.domain.artifacts import Artifact, check_artifacts, is_sha256
+from reactorcide.domain.errors import ClaimLost, InputFault, InvalidInput, NotFound, TooLarge
+from reactorcide.domain.ids import is_id
+from reactorcide.domain.jobs import Claim
+from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, StoreUnavailable
+from reactorcide.store import artifacts as rows
+from reactorcide.store.bell import Bell
+from reactorcide.store.database import Database
+
+PUTS_AT_ONCE = 4
+"""So many contents are stored at the same time by one process; more wait."""
+_KEPT_LISTS = 4
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class StoredArtifacts:
+    """The artifacts of a job as far as they may be had."""
+
+    job_id: str
+    attempt: int
+    artifacts: tuple[Artifact, ...]
+    """In the order of their paths."""
+    is_complete: bool
+    """Whether nothing more will come: the job has ended, and all that was collected is here."""
+
+    def find(self, path: str) -> Artifact:
+        """Return the artifact at ``path``. Raises NotFound."""
+        for artifact in self.artifacts:
+            if artifact.path == path:
+                return artifact
+        raise NotFound("artifact", path)
+
+
+class _GivenUp(Exception):
+    """Nobody waits any more for what is being stored."""
+
+
+class ArtifactService:
+    """Keeps artifacts. Close it at the end.
+
+    Args:
+        limit_bytes: of all artifacts of an attempt together.
+    """
+
+    def __init__(self, database: Database, objects: ObjectStore, bell: Bell, *, limit_bytes: int) -> None:
+        self._database = database
+        self._objects = objects
+        self._bell = bell
+        self._limit = limit_bytes
+        # Apart from the threads that everything else shares: what is slow here holds nothing up there.
+        self._threads = ThreadPoolExecutor(PUTS_AT_ONCE, thread_name_prefix="artifacts")
+        self._lists: OrderedDict[str, tuple[Artifact, ...]] = OrderedDict()
+
+    async def close(self) -> None:
+        """Take in nothing more."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    async def admit(self, claim: Claim, sha256: str, size_bytes: int) -> bool:
+        """Check that a content may be stored; return whether it has still to be.
+
+        Raises:
+            InvalidInput, TooLarge, ClaimLost, Unavailable.
+        """
+        if not is_sha256(sha256):
+            raise InvalidInput([InputFault("/sha256", "must be 64 hexadecimal digits in lower case")])
+        if size_bytes > self._limit:
+            raise TooLarge(f"the artifacts of an attempt have at most {self._limit} bytes")
+        if (await self._promise(claim)).object_key is not None:
+            return False
+        return not await asyncio.to_thread(self._is_stored, _content_key(claim, sha256), size_bytes)
+
+    async def put(self, claim: Claim, sha256: str, size_bytes: int, pieces: Iterator[bytes]) -> None:
+        """Store a content of an ended attempt; one that is stored already is not read.
+
+        ``pieces`` are taken in a thread of our own, and no more than one of them is held. What is sent
+        twice is stored once.
+
+        Raises:
+            InvalidInput: the bytes have another digest or size.
+            TooLarge, ClaimLost, Unavailable; and what ``pieces`` raises.
+        """
+        if not await self.admit(claim, sha256, size_bytes):
+            return
+        key, given_up = _content_key(claim, sha256), threading.Event()
+        checked = _checked(pieces, sha256, size_bytes, given_up)
+        try:
+            loop = asyncio.get_running_loop()
+            is_new = await loop.run_in_executor(self._threads, self._store, key, checked)
+        finally:
+            given_up.set()
+        try:
+            is_late = (await self._promise(claim)).object_key is not None
+        except ClaimLost:
+            # The job was deleted meanwhile, and perhaps its artifacts already.
+            if is_new:
+                await asyncio.to_thread(self._objects.delete, key)
+            raise
+        if is_late:
+            log.info("artifact.came_late", job_id=claim.job_id, attempt=claim.attempt, sha256=sha256)
+
+    async def seal(self, claim: Claim, artifacts: Collection[Artifact]) -> list[str]:
+        """Let these be the artifacts of the attempt's job; return the digests still missing, if any are.
+
+        Only with none missing it is done. To repeat it then succeeds.
+
+        Raises:
+            InvalidInput: no folder could hold them, they are too large or more than were promised.
+            ClaimLost: the attempt is not this worker's, promised nothing, or is not the job's last.
+            Unavailable: the database or the object store cannot be reached.
+        """
+        promise = await self._promise(claim)
+        check_artifacts(artifacts, most=promise.artifacts, limit_bytes=self._limit)
+        if promise.object_key is not None:
+            return []
+        stored = await asyncio.to_thread(self._list_contents, claim)
+        missing = {a.sha256 for a in artifacts if stored.get(a.sha256) != a.size_bytes}
+        if missing:
+            return sorted(missing)
+        key = _list_key(claim.job_id, claim.attempt)
+        ordered = sorted(artifacts, key=lambda artifact: artifact.path.encode())
+        await asyncio.to_thread(self._objects.put, key, msgspec.json.encode(ordered))
+        if not await self._database.run(lambda tx: rows.seal_artifacts(tx, claim, key)):
+            # Another call has sealed them, else this raises.
+            await self._promise(claim)
+            return []
+        self._bell.ring(f"job:{claim.job_id}")
+        size = sum(artifact.size_bytes for artifact in ordered)
+        known = log.bind(job_id=claim.job_id, attempt=claim.attempt)
+        known.info("artifacts.sealed", artifacts=len(ordered), promised=promise.artifacts, size_bytes=size)
+        return []
+
+    async def find(self, job_id: str) -> StoredArtifacts:
+        """Return the artifacts of a job; whether the caller may see them, `JobService.get` was asked.
+
+        Raises:
+            NotFound: there is no such job.
+            Unavailable: the database or the object store cannot be reached.
+        """
+        row = await self._database.run(lambda tx: rows.read_artifacts(tx, job_id))
+        if row is None:
+            raise NotFound("job", job_id)
+        listed: tuple[Artifact, ...] = ()
+        if row.object_key is not None:
+            listed = await self._read_list(row.object_key)
+        # A damaged one is left out of the list by its worker: then there are fewer than were promised.
+        is_complete = row.status.is_final and len(listed) == row.promised
+        return StoredArtifacts(job_id, row.attempt, listed, is_complete)
+
+    async def read(
+        self, found: StoredArtifacts, artifact: Artifact, start: int = 0, length: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """Yield the bytes of an artifact, or a range of them, in pieces of at most 1 MiB.
+
+        Raises:
+            NotFound: the job was deleted meanwhile.
+            Unavailable: the object store cannot be reached.
+        """
+        key = f"{_folder(found.job_id, found.attempt)}{artifact.sha256}"
+        pieces = self._objects.stream(key, start=start, length=length)
+        try:
+            while piece := await asyncio.to_thread(next, pieces, b""):
+                yield piece
+        except ObjectNotFound:
+            raise NotFound("artifact", artifact.path) from None
+
+    async def _promise(self, claim: Claim) -> rows.Promise:
+        promise = None
+        if all(map(is_id, (claim.job_id, claim.lease_id, claim.worker_id))):
+            promise = await self._database.run(lambda tx: rows.read_promise(tx, claim))
+        if promise is None:
+            raise ClaimLost(claim.job_id, claim.attempt)
+        return promise
+
+    def _is_stored(self, key: str, size_bytes: int) -> bool:
+        try:
+            return self._objects.size(key) == size_bytes
+        except ObjectNotFound:
+            return False
+
+    def _store(self, key: str, pieces: Iterator[bytes]) -> bool:
+        """Store a content; False: it was there already, and under this key can only be the same."""
+        try:
+            self._objects.put(key, pieces, create_only=True)
+        except ObjectExists:
+            return False
+        return True
+
+    def _list_contents(self, claim: Claim) -> dict[str, int]:
+        folder = _folder(claim.job_id, claim.attempt)
+        return {info.key.removeprefix(folder): info.size_bytes for info in self._objects.list(folder)}
+
+    async def _read_list(self, key: str) -> tuple[Artifact, ...]:
+        """Return a list, which never changes once a job has it."""
+        if key not in self._lists:
+            try:
+                data = await asyncio.to_thread(self._objects.read, key)
+            except ObjectNotFound:
+                raise StoreUnavailable("the list of the artifacts is not there") from None
+            self._lists[key] = msgspec.json.decode(data, type=tuple[Artifact, ...])
+            if len(self._lists) > _KEPT_LISTS:
+                self._lists.popitem(last=False)
+        return self._lists[key]
+
+
+def _folder(job_id: str, attempt: int) -> str:
+    return f"artifacts/{job_id}/{attempt}/"
+
+
+def _content_key(claim: Claim, sha256: str) -> str:
+    return f"{_folder(claim.job_id, claim.attempt)}{sha256}"
+
+
+def _list_key(job_id: str, attempt: int) -> str:
+    return f"{_folder(job_id, attempt)}manifest.json"
+
+
+def _checked(
+    pieces: Iterator[bytes], sha256: str, size_bytes: int, given_up: threading.Event
+) -> Iterator[bytes]:
+    """Yield ``pieces``, and raise behind the last of them unless they are what was announced."""
+    digest, size = hashlib.sha256(), 0
+    for piece in pieces:
+        if given_up.is_set():
+            raise _GivenUp
+        size += len(piece)
+        if size > size_bytes:
+            break
+        digest.update(piece)
+        yield piece
+    if size != size_bytes:
+        raise InvalidInput([InputFault("/size", f"{size_bytes} bytes were announced, and others came")])
+    if digest.hexdigest() != sha256:
+        raise InvalidInput([InputFault("/sha256", "the bytes that came have another digest")])
