@@ -126,6 +126,8 @@ class Cluster:
                 target = ("127.0.0.1", port)
             self.uplinks.append(await _started(FaultProxy(target)))
             self.workers.append(self._worker(number, token_path))
+        if not self.has_disks:
+            sys.stderr.write("no small disks can be mounted here: the faults of full disks are left out\n")
         for part in self.workers:
             part.launch()
         await self._until(self._are_workers_registered, "the workers are registered")

@@ -32,7 +32,7 @@ def a_run(folder: Path) -> RunPlan:
         cluster = ClusterPlan(folder / "cluster", TEST, worker_kind=kind)
         return RunPlan(SEED, jobs=400, faults=50, seconds=180, cluster=cluster)
     cluster = ClusterPlan(folder / "cluster", FAST, coordinators=1, slots=4, worker_kind=kind)
-    # On a machine with much else to do, claims that come to nothing for want of time cost more of it.
+    # On a machine with much else to do, claims that come to nothing cost more time.
     return RunPlan(
         SEED, jobs=60, faults=8, seconds=14, cluster=cluster, longest_fault=4, patience_seconds=150
     )
