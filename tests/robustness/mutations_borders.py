@@ -121,9 +121,8 @@ BORDERS = (
         "anybody_takes_a_workers_name",
         "a worker of another user takes over a name, and what is queued for it",
         "reactorcide/store/workers.py",
-        "     WHERE excluded.user_id IS NULL OR w.user_id = excluded.user_id"
-        " OR w.user_id IS NULL AND w.slots = 0\n",
-        "",
+        "excluded.user_id IS NULL OR w.user_id = excluded.user_id OR w.user_id IS NULL AND w.slots = 0",
+        "true",
         ("services/test_lost_workers.py::test_a_name_belongs_to_the_user_whose_worker_had_it_first",),
     ),
     Mutation(

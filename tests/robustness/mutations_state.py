@@ -247,7 +247,7 @@ STATE = (
         "delete_owes_nothing",
         "the outbox row is dropped: a deleted job's log stays for ever",
         "reactorcide/services/jobs.py",
-        'await outbox.add_entry(tx, outbox.PURGE_OBJECTS, f"purge:{job_id}", {"job_id": job_id})\n',
+        '            await outbox.add_entry(tx, outbox.PURGE_OBJECTS, f"purge:{job_id}", {"job_id": job_id})\n',
         "",
         ("services/test_submission.py::test_auth_09_only_admins_delete_and_only_what_has_ended",),
     ),

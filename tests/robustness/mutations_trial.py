@@ -5,6 +5,7 @@ environment we run in. So also what a test starts as `python -P -m runnerlib.att
 made anew, runs the code of the copy.
 """
 
+import ast
 import os
 import re
 import shutil
@@ -41,8 +42,13 @@ class Mutation:
         path = repository / "src" / self.file
         if not path.exists():
             return f"{self.file} is gone"
-        if (count := path.read_text().count(self.original)) != 1:
+        text = path.read_text()
+        if (count := text.count(self.original)) != 1:
             return f"its text stands {count} times in {self.file}"
+        try:
+            ast.parse(text.replace(self.original, self.bug))
+        except SyntaxError as error:
+            return f"with it {self.file} cannot be read: {error}"
         missing = [test for test in self.tests if not is_test(test, repository)]
         return f"no such test: {', '.join(missing)}" if missing else None
 
