@@ -163,6 +163,7 @@ class Case:
             await self._until(f"{name} has ended", self._all_ended)
             if await self._is(name, "completed"):
                 return
+            await asyncio.sleep(self.plan.seconds)  # so long the disk may stay full
 
     async def _lose_jobs(self) -> None:
         """Have a worker that is never heard of again start two jobs, one of which may run again."""
