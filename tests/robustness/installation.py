@@ -124,6 +124,24 @@ class Installation:
         await made.start()
         return made
 
+    async def remote_worker(self, serve: Serve, name: str = "one", *, port: int = 0, **settings: str) -> Part:
+        """Start a worker that reaches its coordinator over HTTP, at another ``port`` through a proxy."""
+        token_file = self.folder / f"{name}.token"
+        if not token_file.exists():
+            async with httpx2.AsyncClient(base_url=serve.url, trust_env=False) as client:
+                answer = await client.post(
+                    "/api/v1/tokens",
+                    json={"name": name, "kind": "worker"},
+                    headers={"Authorization": f"Bearer {self.token}"},
+                )
+            assert answer.status_code == 201, answer.text
+            token_file.write_text(answer.json()["token"])
+        own = {
+            "REACTORCIDE_COORDINATOR_URL": f"{serve.scheme}://127.0.0.1:{port or serve.port}",
+            "REACTORCIDE_WORKER_TOKEN_FILE": str(token_file),
+        }
+        return await self.worker(name, **own, **settings)
+
     def client(self, url: str, token: str | None = None, **options: Any) -> httpx2.AsyncClient:
         """Return a client of a coordinator with the admin's token, or another."""
         made = httpx2.AsyncClient(
@@ -151,8 +169,11 @@ class Installation:
                 await part.process.wait()
 
     def _environment(self, name: str, settings: dict[str, str]) -> dict[str, str]:
+        kept = {
+            variable: os.environ[variable] for variable in ("PATH", "PYTHONPATH") if variable in os.environ
+        }
         return {
-            "PATH": os.environ["PATH"],
+            **kept,
             "HOME": str(self.folder),
             "REACTORCIDE_DATA_DIR": str(self.folder / name),
             "REACTORCIDE_OBJECT_STORE_BASE_PATH": str(self.folder / "objects"),

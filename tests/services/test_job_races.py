@@ -1,6 +1,7 @@
 """Races over one job, decided by the database."""
 
 import asyncio
+import os
 import random
 from collections.abc import Awaitable
 from typing import TypeVar
@@ -18,7 +19,7 @@ from reactorcide.store.database import Database
 
 T = TypeVar("T")
 
-TRIALS = 200
+TRIALS = 2_000 if os.environ.get("REACTORCIDE_LONG_TESTS") == "1" else 200
 
 
 @pytest.fixture
