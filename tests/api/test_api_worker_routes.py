@@ -1,6 +1,7 @@
 """The worker's routes: who may call, what a body may be, and waits that nobody waits for."""
 
 import asyncio
+import itertools
 import json
 import uuid
 from typing import Any
@@ -14,7 +15,19 @@ from reactorcide.domain.accounts import TokenKind
 
 pytest_plugins = ["api_fixtures"]
 
-ROUTES = ("register", "claim", "start", "heartbeat", "orders", "log", "finish", "release", "deregister")
+TURNS = itertools.count(1)
+ROUTES = (
+    "turn",
+    "register",
+    "claim",
+    "start",
+    "heartbeat",
+    "orders",
+    "log",
+    "finish",
+    "release",
+    "deregister",
+)
 CLAIM = {"job_id": str(uuid.uuid4()), "attempt": 1, "lease_id": str(uuid.uuid4())}
 
 
@@ -29,6 +42,7 @@ def introduction(**changed: Any) -> dict[str, Any]:
         "protocols": [1, 1],
         "name": "far",
         "boot_id": str(uuid.uuid4()),
+        "turn": next(TURNS),
         "queues": ["reactorcide-jobs"],
         "slots": 2,
         "version": "1",

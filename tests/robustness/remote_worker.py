@@ -33,7 +33,8 @@ class RemoteWorker:
 
     async def register(self, name: str, **fields: Any) -> httpx2.Response:
         body = {"protocols": [1, 1], "name": name, "boot_id": self.boot_id, "queues": ["reactorcide-jobs"]}
-        body |= {"slots": 2, "version": "1", "isolation": "test", **fields}
+        turn = (await self.person.post(f"{WORKER}/turn", {})).json().get("turn", 0)
+        body |= {"turn": turn, "slots": 2, "version": "1", "isolation": "test", **fields}
         return await self.person.post(f"{WORKER}/register", body)
 
     async def call(self, what: str, **fields: Any) -> httpx2.Response:

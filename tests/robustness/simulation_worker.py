@@ -100,6 +100,7 @@ class Worker:
         self._random = host.world.random
         self._identity = WorkerIdentity(host.name, boot_id, (QUEUE,), SLOTS, "1", "none")
         self._registration: Registration | None = None
+        self._turn: int | None = None
         self._attempts: dict[Claim, Attempt] = {}
         self._is_draining = False
         self.process.spawn(self._live())
@@ -143,8 +144,10 @@ class Worker:
         kept = [e.claim for e in self._host.spool.values() if e.result is not None and not _is_lost(e.result)]
         while True:
             try:
+                if self._turn is None:
+                    self._turn = yield Call("turn", lambda c: c.attempts.take_turn())
                 self._registration = yield Call(
-                    "register", lambda c: c.attempts.register(self._identity, kept)
+                    "register", lambda c: c.attempts.register(self._identity, kept, turn=self._turn)
                 )
             except Unavailable:
                 yield self._pause()

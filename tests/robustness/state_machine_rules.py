@@ -78,6 +78,7 @@ class JobMachine(RuleBasedStateMachine):
         self.model = Model()
         self.laws = LawBook(database)
         self.boots: dict[str, list[str]] = {}
+        self.turns: dict[str, int] = {}
 
     def do(self, call: Coroutine[Any, Any, T]) -> T:
         # No two calls happen at one moment.
@@ -104,7 +105,9 @@ class JobMachine(RuleBasedStateMachine):
         self.workers: dict[str, str] = {}
         for name in NAMES:
             boot_id = str(uuid.uuid4())
-            worker_id = self.do(self.desk.attempts.register(_identity(name, boot_id), [])).worker_id
+            self.turns[boot_id] = self.do(self.desk.attempts.take_turn())
+            first = self.desk.attempts.register(_identity(name, boot_id), [], turn=self.turns[boot_id])
+            worker_id = self.do(first).worker_id
             self.workers[name] = worker_id
             self.boots[worker_id] = [boot_id]
             self.model.workers[worker_id] = ModelWorker(boot_id)
@@ -334,8 +337,14 @@ class JobMachine(RuleBasedStateMachine):
         """Register a new process with what it found in its spool, or a former one comes late."""
         worker_id = self.workers[name]
         boot_id = self.boots[worker_id][-2:][0] if former else str(uuid.uuid4())
-        registration = self.do(self.desk.attempts.register(_identity(name, boot_id), spooled))
-        assert registration.worker_id == worker_id
+        if boot_id not in self.turns:
+            self.turns[boot_id] = self.do(self.desk.attempts.take_turn())
+        call = self.desk.attempts.register(_identity(name, boot_id), spooled, turn=self.turns[boot_id])
+        if self.turns[boot_id] < self.turns[self.model.workers[worker_id].boot_id]:
+            with pytest.raises(Superseded):
+                self.do(call)
+            return
+        assert self.do(call).worker_id == worker_id
         self.model.register(worker_id, boot_id, spooled, self.clock.now)
         self.boots[worker_id].append(boot_id)
 

@@ -43,10 +43,24 @@ router = APIRouter(prefix=protocol.PATH, tags=["worker"])
 
 def _documented(body: type[protocol.Request], meaning: str, answer: Any = None) -> dict[str, Any]:
     """Return what the schema tells of a route."""
-    statuses = (404, 408, 409, 413, 415) if body is not protocol.RegisterBody else (408, 413, 415)
+    statuses = {protocol.TurnBody: (408, 413, 415), protocol.RegisterBody: (408, 409, 413, 415)}.get(
+        body, (404, 408, 409, 413, 415)
+    )
     status = 200 if answer is not None else 204
     responses = contract.caller_errors(*statuses) | {status: contract.answer(meaning, answer)}
     return {"status_code": status, "responses": responses, "openapi_extra": contract.body_of(body)}
+
+
+@router.post(
+    "/turn",
+    summary="Take a turn",
+    **_documented(protocol.TurnBody, "The turn of a process that has just begun.", protocol.TurnAnswer),
+)
+async def take_turn(request: Request, caller: WorkerCaller) -> Response:  # noqa: ARG001 - any worker may
+    """Tell a process its place among those that will register under one name, in the order they began."""
+    read_query(request).close()
+    _convert(await read_json(request), protocol.TurnBody)
+    return json_answer(protocol.TurnAnswer(await parts_of(request).services.attempts.take_turn()))
 
 
 @router.post(
@@ -63,7 +77,7 @@ async def register_worker(request: Request, caller: WorkerCaller) -> Response:
     # The id in a spool may be another one; the name, and so the worker, is the same.
     spooled = [claim.by("") for claim in body.spooled]
     attempts = parts_of(request).services.attempts
-    registration = await attempts.register(body.identity, spooled, caller=caller)
+    registration = await attempts.register(body.identity, spooled, turn=body.turn, caller=caller)
     return json_answer(protocol.RegisterAnswer(spoken, registration))
 
 

@@ -94,28 +94,44 @@ class AttemptService:
         """Stop what goes on by itself."""
         await self._dispatch.close()
 
+    async def take_turn(self) -> int:
+        """Return the number by which a process that has just begun is known as the latest of its name."""
+        return await workers.take_turn(self._database)
+
     async def register(
-        self, identity: WorkerIdentity, spooled: Sequence[Claim], *, caller: Principal | None = None
+        self,
+        identity: WorkerIdentity,
+        spooled: Sequence[Claim],
+        *,
+        turn: int | None = None,
+        caller: Principal | None = None,
     ) -> Registration:
         """Write a worker process down; what an earlier boot of its name still holds is lost.
 
         Of that, ``spooled`` is spared for one lease, in which the results of it may be delivered.
 
         Args:
+            turn: as `take_turn` told the process when it began, so that a registration which was long on
+                its way does not unseat a later process; None: there is no later one.
             caller: whose token the worker has; None: it shares our database, and needs none.
 
         Raises:
             Forbidden: the name belongs to a worker of another user.
+            Superseded: a later process has registered.
         """
+        in_turn = await self.take_turn() if turn is None else turn
 
         async def register(tx: Transaction) -> tuple[str, list[tuple[Claim, attempts.LeaseEnd]]]:
             worker = await workers.register_worker(
                 tx,
                 identity,
+                in_turn,
                 user_id=caller.user_id if caller else None,
                 token_id=caller.token_id if caller else None,
             )
-            if worker is None:
+            if worker is workers.NameTaken.BY_A_LATER_PROCESS:
+                raise Superseded(identity.name)
+            if worker is workers.NameTaken.BY_ANOTHER_USER:
                 raise Forbidden(f"the name {identity.name!r} belongs to a worker of another user")
             if not worker.is_new_boot:
                 return worker.worker_id, []

@@ -4,6 +4,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import Enum
 
 from reactorcide.domain.workers import WorkerIdentity
 from reactorcide.store.database import Database, Transaction
@@ -12,19 +13,22 @@ LIVE_HEARTBEATS = 3
 """A worker counts as live while it was heard of within so many heartbeats."""
 
 # Locked first, so that two boots of one name follow each other.
-_FIND_BOOT = "SELECT boot_id, user_id FROM workers WHERE name = %(name)s FOR UPDATE"
+_FIND_BOOT = "SELECT boot_id, turn FROM workers WHERE name = %(name)s FOR UPDATE"
+_TAKE_TURN = "SELECT nextval('worker_turns') AS turn"
 # A name belongs to the user whose worker had it first; one that shares our database may take any, and
 # only once it has said good-bye may another one take its.
 _REGISTER = """
-    INSERT INTO workers AS w (worker_id, name, boot_id, queues, slots, version, isolation, user_id, token_id)
-    VALUES (gen_random_uuid(), %(name)s, %(boot_id)s, %(queues)s, %(slots)s, %(version)s, %(isolation)s,
-            %(user_id)s, %(token_id)s)
+    INSERT INTO workers AS w (worker_id, name, boot_id, turn, queues, slots, version, isolation, user_id,
+                              token_id)
+    VALUES (gen_random_uuid(), %(name)s, %(boot_id)s, %(turn)s, %(queues)s, %(slots)s, %(version)s,
+            %(isolation)s, %(user_id)s, %(token_id)s)
     ON CONFLICT (name) DO UPDATE
-       SET boot_id = excluded.boot_id, queues = excluded.queues, slots = excluded.slots,
+       SET boot_id = excluded.boot_id, turn = excluded.turn, queues = excluded.queues, slots = excluded.slots,
            version = excluded.version, isolation = excluded.isolation, user_id = excluded.user_id,
            token_id = excluded.token_id, draining = false, disk_full = false, spooled = 0, spool_bytes = 0,
            registered_at = now(), last_seen_at = now()
-     WHERE excluded.user_id IS NULL OR w.user_id = excluded.user_id OR w.user_id IS NULL AND w.slots = 0
+     WHERE w.turn <= excluded.turn
+       AND (excluded.user_id IS NULL OR w.user_id = excluded.user_id OR w.user_id IS NULL AND w.slots = 0)
     RETURNING worker_id
 """
 _FIND_SEAT = """
@@ -80,6 +84,13 @@ class RegisteredWorker:
     """It is another process than the one that was registered under this name before."""
 
 
+class NameTaken(Enum):
+    """Why a process cannot have a worker's name."""
+
+    BY_ANOTHER_USER = "by another user"
+    BY_A_LATER_PROCESS = "by a later process"
+
+
 @dataclass(frozen=True)
 class Seat:
     """Whose place a worker's is, and what it takes from."""
@@ -125,19 +136,28 @@ class QueueRow:
     full_workers: int
 
 
-async def register_worker(
-    tx: Transaction, identity: WorkerIdentity, *, user_id: str | None = None, token_id: str | None = None
-) -> RegisteredWorker | None:
-    """Write down a worker process; it takes the place of the earlier one of its name.
+async def take_turn(database: Database) -> int:
+    """Return a number above all that were given before: what an earlier process says later is then known."""
+    rows = await database.read(_TAKE_TURN)
+    return int(rows[0]["turn"])
 
-    None: the name belongs to a worker of another user.
-    """
+
+async def register_worker(
+    tx: Transaction,
+    identity: WorkerIdentity,
+    turn: int,
+    *,
+    user_id: str | None = None,
+    token_id: str | None = None,
+) -> RegisteredWorker | NameTaken:
+    """Write down a worker process; it takes the place of the earlier one of its name."""
     before = await (await tx.execute(_FIND_BOOT, {"name": identity.name})).fetchone()
     cursor = await tx.execute(
         _REGISTER,
         {
             "name": identity.name,
             "boot_id": identity.boot_id,
+            "turn": turn,
             "queues": list(identity.queues),
             "slots": identity.slots,
             "version": identity.version,
@@ -148,7 +168,8 @@ async def register_worker(
     )
     row = await cursor.fetchone()
     if row is None:
-        return None
+        is_late = before is not None and before["turn"] > turn
+        return NameTaken.BY_A_LATER_PROCESS if is_late else NameTaken.BY_ANOTHER_USER
     return RegisteredWorker(
         row["worker_id"], is_new_boot=before is None or before["boot_id"] != identity.boot_id
     )

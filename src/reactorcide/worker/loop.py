@@ -120,6 +120,7 @@ class Worker:
         leftovers = await asyncio.to_thread(self._spool.leftovers)
         registration = await self._register([spool.claim for spool in leftovers if has_outcome(spool)])
         if registration is None:
+            self._check_name()
             return
         self._runners.warm_up()
         await self._deliver_leftovers(leftovers)
@@ -140,6 +141,9 @@ class Worker:
             await cancel_tasks((*helpers, *self._running, *self._deliveries))
             await self._runners.close()
             await self._say_good_bye()
+        self._check_name()
+
+    def _check_name(self) -> None:
         if self._is_superseded:
             raise Misconfigured(
                 f"another process has registered as worker {self._plan.identity.name!r}:"
@@ -155,6 +159,8 @@ class Worker:
             except Unavailable as error:
                 log.warning("worker.not_registered", part=error.part, tries=tries)
                 await pause_before_retry(tries)
+            except Superseded:
+                self._step_down()
             except Forbidden as error:
                 raise Misconfigured(f"the coordinator does not take this worker: {error}") from error
             else:

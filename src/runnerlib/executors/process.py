@@ -119,7 +119,8 @@ class BubblewrapExecutor:
                 cpu=limits.cpu,
             )
         except OSError as error:
-            raise SandboxUnavailable(f"the control group cannot be made: {error.strerror or error}") from error
+            what = error.strerror or error
+            raise SandboxUnavailable(f"the control group cannot be made: {what}") from error
 
     def _launch(self, command: JobCommand, plan: SandboxPlan, group: JobGroup | None) -> "SandboxedJob":
         doorway = Doorway()
@@ -225,7 +226,8 @@ class SandboxedJob:
         except BaseException as error:
             self._abandon()
             if isinstance(error, OSError):
-                raise SandboxUnavailable(f"the sandbox cannot be limited: {error.strerror or error}") from error
+                what = error.strerror or error
+                raise SandboxUnavailable(f"the sandbox cannot be limited: {what}") from error
             raise
 
     def wait(self, timeout_seconds: float, wake: int | None = None) -> bool:
