@@ -1,8 +1,11 @@
 """The contract of every ready queue. A backend's test gives a `QueueBench` and nothing else."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Protocol
+
+import pytest
 
 from reactorcide.domain.jobs import Claim
 from reactorcide.queue.port import ReadyQueue
@@ -88,14 +91,17 @@ class ReadyQueueContract:
         assert (second.attempt, second.worker_id) == (2, bench.other_worker_id)
         assert first.lease_id != second.lease_id
 
-    async def test_q_03_of_many_claims_at_once_each_job_goes_to_one(self, bench: QueueBench) -> None:
-        wanted = {await bench.make_ready(QUEUES[number % 2]) for number in range(20)}
+    @pytest.mark.parametrize("queues", [QUEUES[:1], QUEUES], ids=["one", "several"])
+    async def test_q_03_of_many_claims_at_once_each_job_goes_to_one(
+        self, bench: QueueBench, queues: Sequence[str]
+    ) -> None:
+        wanted = {await bench.make_ready(queues[number % len(queues)]) for number in range(20)}
         workers = (bench.worker_id, bench.other_worker_id)
 
         async def claim_all(worker_id: str) -> list[Claim]:
             taken: list[Claim] = []
             for _ in range(10):
-                taken += await bench.queue.claim(worker_id, QUEUES, 3, start_within=SOON)
+                taken += await bench.queue.claim(worker_id, queues, 3, start_within=SOON)
             return taken
 
         batches = await asyncio.gather(*(claim_all(worker_id) for worker_id in workers * 4))
