@@ -247,8 +247,8 @@ STATE = (
         "delete_owes_nothing",
         "the outbox row is dropped: a deleted job's log stays for ever",
         "reactorcide/services/jobs.py",
-        '            await outbox.add_entry(tx, outbox.PURGE_OBJECTS, f"purge:{job_id}", {"job_id": job_id})\n',
-        "",
+        'await outbox.add_entry(tx, outbox.PURGE_OBJECTS, f"purge:{job_id}", {"job_id": job_id})',
+        "pass",
         ("services/test_submission.py::test_auth_09_only_admins_delete_and_only_what_has_ended",),
     ),
     Mutation(
@@ -297,6 +297,17 @@ STATE = (
         'ORDER BY j.priority DESC, j.created_at, j.job_id LIMIT %(limit)s\n"""\n# Each queue',
         (
             "queue/test_ready_queues.py::TestDatabaseQueue::test_q_03_of_many_claims_at_once_each_job_goes_to_one",
+        ),
+    ),
+    Mutation(
+        "claim_from_several_queues_without_lock",
+        "two claims at once take the same job, of workers with several queues",
+        "reactorcide/queue/database.py",
+        '       FOR UPDATE OF j SKIP LOCKED\n"""\n_TAKE',
+        '"""\n_TAKE',
+        (
+            "queue/test_ready_queues.py"
+            "::TestDatabaseQueue::test_q_03_of_many_claims_at_once_each_job_goes_to_one",
         ),
     ),
     Mutation(

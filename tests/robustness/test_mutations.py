@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mutations_borders import BORDERS
 from mutations_state import STATE
-from mutations_trial import Workshop, check_all
+from mutations_trial import Mutation, Workshop, check_all, is_test
 from mutations_workers import WORKERS
 
 EVERY = {mutation.name: mutation for mutation in (*STATE, *WORKERS, *BORDERS)}
@@ -50,16 +50,41 @@ def test_c19_a_mutation_is_caught(workshop: Workshop, name: str) -> None:
     assert trial.is_red, f"{mutation.breaks}: nobody noticed\n{trial.output[-3000:]}"
 
 
-def test_a_text_or_a_test_that_is_gone_is_told(tmp_path: Path) -> None:
-    mutation = EVERY["masking_holds_nothing_back"]
-    (tmp_path / "src/runnerlib").mkdir(parents=True)
+@pytest.mark.parametrize(
+    ("text", "bug", "told"),
+    [
+        ("other = 1\n", "answer = 41", "stands 0 times"),
+        ("answer = 42\nanswer = 42\n", "answer = 41", "stands 2 times"),
+        ("answer = 42\n", "answer = (", "cannot be read"),
+        ("answer = 42\n", "answer = 41", "no such test"),
+    ],
+)
+def test_a_mutation_that_does_not_fit_any_more_is_told(
+    tmp_path: Path, text: str, bug: str, told: str
+) -> None:
+    mutation = Mutation("wrong_answer", "", "module.py", "answer = 42", bug, ("test_x.py",))
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src/module.py").write_text(text)
 
-    gone = mutation.find_fault(tmp_path)
-    (tmp_path / "src/runnerlib/masking.py").write_text(2 * mutation.original)
-    twice = mutation.find_fault(tmp_path)
-    (tmp_path / "src/runnerlib/masking.py").write_text(mutation.original)
-    untested = mutation.find_fault(tmp_path)
+    assert told in (mutation.find_fault(tmp_path) or "")
 
-    assert gone is not None
-    assert "2 times" in (twice or "")
-    assert "no such test" in (untested or "")
+
+@pytest.mark.parametrize(
+    ("node", "is_there"),
+    [
+        ("test_x.py", True),
+        ("test_x.py::test_one", True),
+        ("test_x.py::test_one[case]", True),
+        ("test_x.py::test_inner", False),
+        ("test_x.py::TestIt::test_inner", True),
+        ("test_x.py::TestThat::test_inner", False),
+        ("test_y.py", False),
+    ],
+)
+def test_a_test_is_known_by_its_node_id(tmp_path: Path, node: str, is_there: bool) -> None:
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests/test_x.py").write_text(
+        "async def test_one() -> None: ...\nclass TestIt:\n    def test_inner(self) -> None: ...\n"
+    )
+
+    assert is_test(node, tmp_path) is is_there
