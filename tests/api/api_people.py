@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import mimetypes
 import secrets
 import uuid
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from fixture_types import MakeUser
 from reactorcide.api.app import ApiServices, ApiSettings, create_app
 from reactorcide.api.server import ApiServer
 from reactorcide.domain.accounts import Role, TokenKind
+from reactorcide.domain.artifacts import Artifact
 from reactorcide.domain.errors import Unavailable
 from reactorcide.domain.jobs import AttemptOutcome, LogPiece, StartedAttempt
 from reactorcide.domain.reasons import Fault, Reason
@@ -56,6 +58,12 @@ POLICY = SubmissionPolicy(
     git_allowed_hosts=(),
     copy_source_roots=("/srv/sources",),
 )
+
+
+def artifact_of(path: str, content: bytes) -> Artifact:
+    """Return the artifact that a worker lists for a file."""
+    kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+    return Artifact(path, len(content), hashlib.sha256(content).hexdigest(), kind)
 
 
 @dataclass
@@ -104,7 +112,18 @@ class Api:
         pieces = [LogPiece(1_700_000_000_000 + offset, stream, len(data))]  # type: ignore[arg-type]
         await self.log_service.append(started.claim, offset, data, pieces)
 
-    async def finish(self, started: StartedAttempt, log: bytes = b"", *, exit_code: int = 0) -> None:
+    async def leave(self, started: StartedAttempt, files: dict[str, bytes]) -> None:
+        """Bring the artifacts of an attempt that was finished with so many."""
+        for content in files.values():
+            await self.services.artifacts.put(
+                started.claim, hashlib.sha256(content).hexdigest(), len(content), iter([content])
+            )
+        listed = [artifact_of(path, content) for path, content in files.items()]
+        assert await self.services.artifacts.seal(started.claim, listed) == []
+
+    async def finish(
+        self, started: StartedAttempt, log: bytes = b"", *, exit_code: int = 0, artifacts: int = 0
+    ) -> None:
         is_good = exit_code == 0
         outcome = AttemptOutcome(
             status=JobStatus.COMPLETED if is_good else JobStatus.FAILED,
@@ -113,6 +132,7 @@ class Api:
             exit_code=exit_code,
             log_length=len(log),
             log_sha256=hashlib.sha256(log).digest(),
+            artifacts=artifacts,
         )
         await self.attempts.finish(started.claim, outcome)
 

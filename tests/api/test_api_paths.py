@@ -36,14 +36,6 @@ PROTECTED = [
     ("GET", "/api/v1/workers"),
     ("GET", "/api/v1/metrics"),
     ("GET", "/metrics"),
-    ("PUT", "/api/v1/worker/artifact"),
-    *(
-        ("POST", f"/api/v1/worker/{call}")
-        for call in (
-            *("register", "claim", "start", "heartbeat", "orders", "log", "finish", "artifacts", "release"),
-            "deregister",
-        )
-    ),
 ]
 OPEN = {
     "/api/v1/health",
@@ -95,7 +87,8 @@ async def test_api_25_every_route_but_the_open_ones_asks_for_a_token(api: Api) -
         spelled = path.replace("{job_id}", NOBODY).replace("{token_id}", NOBODY).replace("{user_id}", NOBODY)
         answer = await api.http.request(method, spelled)
         assert_problem(answer, 401, "unauthorized")
-    assert len(told) == len(tried)
+    # What is open to workers is tried with every kind of token in `robustness/test_rows_auth.py`.
+    assert len({path for path in told if not path[1].startswith("/api/v1/worker/")}) == len(tried)
 
 
 @pytest.mark.parametrize(

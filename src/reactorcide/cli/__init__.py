@@ -50,6 +50,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
         "run": LazyCommand(f"{_HERE}.run:run", "Run a command as a job and follow its log."),
         "submit": LazyCommand(f"{_HERE}.submit:submit", "Submit a job, from a file or from flags."),
         "logs": LazyCommand(f"{_HERE}.logs:logs", "Show or follow the log of a job."),
+        "artifacts": LazyCommand(f"{_HERE}.artifacts:artifacts", "List and download what jobs left behind."),
         "why": LazyCommand(f"{_HERE}.why:why", "Say what a job does or why it ended."),
         "wait": LazyCommand(f"{_HERE}.jobs:wait", "Wait until jobs have ended."),
         "cancel": LazyCommand(f"{_HERE}.jobs:cancel", "Cancel jobs."),

@@ -107,6 +107,26 @@ class EventList:
 
 
 @dataclass(frozen=True)
+class ArtifactAnswer:
+    """A file that a job left behind."""
+
+    path: str
+    size: int
+    sha256: str
+    content_type: str = ""
+    raw: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ArtifactList:
+    """The artifacts of a job, by path; ``complete``: no more will come."""
+
+    artifacts: list[ArtifactAnswer]
+    complete: bool
+    raw: JsonObject = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class ExplanationAnswer:
     """What a job does or why it ended, in a sentence; the facts are in ``raw``."""
 

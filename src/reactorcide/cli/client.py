@@ -119,6 +119,32 @@ class ApiClient:
         """Return what a job does, or why it ended."""
         return answers.read_answer(answers.ExplanationAnswer, self._call("GET", f"{_job_path(job_id)}/why"))
 
+    def list_artifacts(self, job_id: str) -> answers.ArtifactList:
+        """Return what a job left behind."""
+        told = self._call("GET", f"{_job_path(job_id)}/artifacts")
+        return answers.read_answer(answers.ArtifactList, told)
+
+    def read_artifact(self, job_id: str, path: str, *, start: int = 0) -> Iterator[bytes]:
+        """Yield an artifact from the byte ``start`` on, as it is. One try: the reader knows how far it came.
+
+        Raises:
+            CoordinatorUnreachable: the connection failed, now or while it was read.
+        """
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
+        if start:
+            headers["Range"] = f"bytes={start}-"
+        address = f"{_job_path(job_id)}/artifacts/{quote(path)}"
+        try:
+            with self._http.stream("GET", address, headers=headers) as response:
+                if start and response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    return
+                if response.status_code != (httpx2.codes.PARTIAL_CONTENT if start else httpx2.codes.OK):
+                    response.read()
+                    self._refuse(response)
+                yield from response.iter_raw()
+        except httpx2.TransportError as error:
+            raise self._unreachable(error) from error
+
     @contextmanager
     def open_log(
         self,
