@@ -91,7 +91,7 @@ class Observer:
         self._cluster = cluster
         self._ledger = ledger
         self._plans = {plan.key: plan for plan in plans}
-        self._mounts = _mounts()
+        self._mounts = _mounts_below(cluster.plan.root)
 
     async def watch(self) -> None:
         """Sample until cancelled."""
@@ -116,7 +116,9 @@ class Observer:
         found += [f"objects: partial/{path.name}" for path in _entries(self._cluster.objects_dir / "partial")]
         found += [f"outbox: {row['kind']} {row['dedupe']}" for row in await self._query(_OUTBOX)]
         found += [f"log not sealed: {row['job_id']}.{row['attempt']}" for row in await self._query(_UNSEALED)]
-        found += [f"mount: {mount}" for mount in sorted(_mounts() - self._mounts)]
+        found += [
+            f"mount: {mount}" for mount in sorted(_mounts_below(self._cluster.plan.root) - self._mounts)
+        ]
         return found + await self._left_groups()
 
     async def take_history(self, history: History) -> None:
@@ -259,6 +261,6 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(folder.iterdir()) if folder.is_dir() else []
 
 
-def _mounts() -> set[str]:
-    lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return {line.split(" ")[4] for line in lines}
+def _mounts_below(folder: Path) -> set[str]:
+    points = (line.split(" ")[4] for line in Path("/proc/self/mountinfo").read_text().splitlines())
+    return {point for point in points if Path(point).is_relative_to(folder)}
