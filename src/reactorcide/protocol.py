@@ -17,6 +17,7 @@ from msgspec import Meta
 
 from reactorcide.domain.artifacts import Artifact
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, StartedAttempt
+from reactorcide.domain.outcomes import MAX_MESSAGE_CHARACTERS
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
@@ -32,7 +33,6 @@ MAX_LOG_PIECES = 32_768
 MAX_SEAL_BODY_BYTES = 16 * 1024 * 1024
 MAX_ARTIFACTS = 10_000
 MAX_WAIT_SECONDS = 60.0
-MAX_MESSAGE_CHARACTERS = 4_096
 MAX_CLAIMS = 5_000
 """Named in one call, held or spooled."""
 

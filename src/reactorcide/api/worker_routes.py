@@ -5,7 +5,6 @@ that speaks for it, and is admitted before anything else happens; a claim is alw
 worker that was admitted, so nobody acts with another one's lease.
 """
 
-import asyncio
 import re
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -27,9 +26,8 @@ from reactorcide.api.waiting import until_unwanted
 from reactorcide.domain.accounts import Principal
 from reactorcide.domain.errors import InputFault, InvalidInput, ReactorcideError
 from reactorcide.domain.ids import is_id
-from reactorcide.domain.jobs import Claim, LogPiece, StartedAttempt
+from reactorcide.domain.jobs import LogPiece, StartedAttempt
 from reactorcide.domain.submission import check_queue_name
-from reactorcide.services.attempts import AttemptService
 
 C = TypeVar("C", bound=protocol.Request)
 W = TypeVar("W", bound=protocol.WorkerCall)
@@ -96,14 +94,14 @@ async def claim_jobs(request: Request, caller: WorkerCaller) -> Response:
     )
     claims = claims or []
     if claims and is_gone:
-        await _give_back(attempts, claims)
+        await attempts.give_back(claims)
         claims = []
     elif claims:
         try:
             await attempts.admit(call.worker_id, call.boot_id, caller)
         except ReactorcideError:
             # Another process has taken its place while it waited; that one shall not wait for these.
-            await _give_back(attempts, claims)
+            await attempts.give_back(claims)
             raise
     return json_answer(protocol.ClaimAnswer([protocol.ClaimBody.of(claim) for claim in claims]))
 
@@ -266,10 +264,3 @@ def _check_identity(body: protocol.RegisterBody) -> None:
             faults.append(InputFault(f"/queues/{number}", fault))
     if faults:
         raise InvalidInput(faults)
-
-
-async def _give_back(attempts: AttemptService, claims: list[Claim]) -> None:
-    """Release claims that nobody will start; what cannot be released goes back by its start deadline."""
-    results = await asyncio.gather(*map(attempts.release, claims), return_exceptions=True)
-    failed = [str(result) for result in results if isinstance(result, BaseException)]
-    log.info("claims.given_back", worker_id=claims[0].worker_id, claims=len(claims), failed=failed)

@@ -16,15 +16,13 @@ from reactorcide.domain.accounts import Principal
 from reactorcide.domain.errors import (
     ClaimLost,
     Forbidden,
-    InputFault,
-    InvalidInput,
     Misconfigured,
     NotFound,
     Superseded,
 )
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, JobSpec, StartedAttempt
-from reactorcide.domain.reasons import Reason, possible_faults
+from reactorcide.domain.outcomes import check_outcome
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.workers import Registration, Timing, WorkerIdentity, WorkerReport
 from reactorcide.queue.port import Announcement, ReadyQueue
@@ -36,7 +34,6 @@ from reactorcide.store import attempts, workers
 from reactorcide.store.bell import Bell, Ear
 from reactorcide.store.database import Database, Transaction
 
-_MAX_MESSAGE_CHARACTERS = 4_096
 SEAT_KNOWN_SECONDS = 1.0
 """So late is noticed that a worker's name was taken over, or its token changed."""
 _EAR_KEPT_SECONDS = 120.0
@@ -85,7 +82,7 @@ class AttemptService:
             start_within=timing.start_deadline,
             mark_seen=self._mark_seen,
             seen_every=timing.heartbeat,
-            give_back=self._give_back,
+            give_back=self.give_back,
         )
         self._ears: dict[str, _KeptEar] = {}
         self._seats: dict[str, _KnownSeat] = {}
@@ -280,7 +277,7 @@ class AttemptService:
             InvalidInput: the outcome contradicts itself.
             ClaimLost: the attempt is not this worker's, or ended otherwise.
         """
-        told = _check_outcome(outcome)
+        told = check_outcome(outcome)
 
         async def finish(tx: Transaction) -> bool:
             return await attempts.finish_attempt(tx, claim, told)
@@ -313,6 +310,12 @@ class AttemptService:
         if end is not None:
             await self._tell_end(claim, end)
 
+    async def give_back(self, claims: Sequence[Claim]) -> None:
+        """Release claims that nobody will start; what cannot be released goes back by its start deadline."""
+        results = await asyncio.gather(*map(self.release, claims), return_exceptions=True)
+        failed = [str(result) for result in results if isinstance(result, BaseException)]
+        log.info("claims.given_back", claims=len(claims), failed=failed)
+
     async def deregister(self, worker_id: str, boot_id: str) -> None:
         """Take leave of a worker: its claims that were not started go back; it is live no more.
 
@@ -343,10 +346,6 @@ class AttemptService:
             known = _KnownSeat(seat, now + SEAT_KNOWN_SECONDS)
             self._seats[worker_id] = known
         return known.seat
-
-    async def _give_back(self, claims: Sequence[Claim]) -> None:
-        for claim in claims:
-            await self.release(claim)
 
     async def _mark_seen(self, worker_ids: Collection[str]) -> None:
         async with self._database.transaction(urgent=True) as tx:
@@ -392,23 +391,3 @@ def _is_sound(claim: Claim) -> bool:
     """Tell whether the database can read this claim at all."""
     ids = (claim.job_id, claim.lease_id, claim.worker_id)
     return all(map(is_id, ids)) and 1 <= claim.attempt <= attempts.MAX_ATTEMPTS
-
-
-def _check_outcome(outcome: AttemptOutcome) -> AttemptOutcome:
-    faults = []
-    if not outcome.status.is_final:
-        faults.append(InputFault("/status", "must be final"))
-    if (outcome.status is JobStatus.COMPLETED) != (outcome.reason is Reason.OK):
-        faults.append(InputFault("/reason", "ok goes with completed, and with nothing else"))
-    if outcome.status is JobStatus.COMPLETED and outcome.exit_code != 0:
-        faults.append(InputFault("/exit_code", "a completed job has exit code 0"))
-    possible = possible_faults(outcome.reason)
-    if outcome.fault not in possible:
-        faults.append(InputFault("/fault", f"of {outcome.reason} it is {' or '.join(sorted(possible))}"))
-    if outcome.log_length < 0 or len(outcome.log_sha256) != 32:
-        faults.append(InputFault("/log_sha256", "must be the 32 bytes of a log of 0 bytes or more"))
-    if faults:
-        raise InvalidInput(faults)
-    if outcome.message is None:
-        return outcome
-    return replace(outcome, message=outcome.message.replace("\0", "")[:_MAX_MESSAGE_CHARACTERS])

@@ -20,7 +20,7 @@ log = structlog.get_logger()
 # Below the minute after which proxies on the way like to give a silent answer up.
 ORDERS_WAIT = timedelta(seconds=50)
 CALL_LIMIT_SECONDS = 15.0
-"""A heartbeat without an answer by then is given up and made again."""
+"""A heartbeat without an answer by then, or within a quarter of a lease, is given up and made again."""
 
 
 class Heart:
@@ -57,13 +57,15 @@ class Heart:
     async def beat(self) -> None:
         """Renew the leases every interval, and at once when there is something to tell or to hear."""
         interval = self.registration.heartbeat_seconds
+        # A call that hangs must leave time for another one before the fence of a job that may run again.
+        limit = min(CALL_LIMIT_SECONDS, self.registration.lease_seconds / 4)
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(interval):
                     await self.beat_soon.wait()
             self.beat_soon.clear()
             try:
-                async with asyncio.timeout(CALL_LIMIT_SECONDS):
+                async with asyncio.timeout(limit):
                     await self._beat_once()
             except Superseded:
                 self._step_down()

@@ -5,6 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from reactorcide.domain.artifacts import Artifact
+from reactorcide.domain.errors import ReactorcideError
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 from reactorcide.services.artifacts import ArtifactService
@@ -31,7 +32,15 @@ class DirectGateway:
 
     async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
         await self._admit(worker_id)
-        return await self._attempts.claim(worker_id, free_slots, wait)
+        claims = await self._attempts.claim(worker_id, free_slots, wait)
+        if claims:
+            try:
+                await self._admit(worker_id)
+            except ReactorcideError:
+                # Another process has taken its place while it waited; that one shall not wait for these.
+                await self._attempts.give_back(claims)
+                raise
+        return claims
 
     async def start(self, claim: Claim) -> StartedAttempt:
         await self._admit(claim.worker_id)
