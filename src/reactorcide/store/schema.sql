@@ -181,6 +181,13 @@ CREATE TABLE public.users (
     CONSTRAINT users_username_check CHECK (((length(username) >= 1) AND (length(username) <= 255)))
 );
 
+CREATE SEQUENCE public.worker_turns
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
+
 CREATE TABLE public.workers (
     worker_id uuid NOT NULL,
     name text NOT NULL,
@@ -197,6 +204,7 @@ CREATE TABLE public.workers (
     disk_full boolean DEFAULT false NOT NULL,
     spooled integer DEFAULT 0 NOT NULL,
     spool_bytes bigint DEFAULT 0 NOT NULL,
+    turn bigint DEFAULT 0 NOT NULL,
     CONSTRAINT workers_name_check CHECK (((length(name) >= 1) AND (length(name) <= 255))),
     CONSTRAINT workers_slots_check CHECK ((slots >= 0)),
     CONSTRAINT workers_spool_bytes_check CHECK ((spool_bytes >= 0)),
