@@ -3,6 +3,7 @@
 python tests/robustness/mutations.py                     # all of them
 python tests/robustness/mutations.py --list
 python tests/robustness/mutations.py fence_without_lease guardian_ignores_the_end_of_its_worker
+python tests/robustness/mutations.py fence_without_lease --by robustness/test_state_machine.py
 
 Exit code 1 if a mutation survives, does not apply any more, or if its tests fail without it.
 """
@@ -12,6 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 LIMIT_SECONDS = 400.0
@@ -29,6 +31,8 @@ def main() -> int:
     every = {mutation.name: mutation for mutation in (*STATE, *WORKERS, *BORDERS)}
     asked = _read_arguments(sorted(every))
     chosen = [every[name] for name in asked.names] or list(every.values())
+    if asked.by:
+        chosen = [replace(mutation, tests=tuple(asked.by)) for mutation in chosen]
     if asked.list:
         say("\n".join(f"{m.name}: {m.breaks} ({m.file})" for m in chosen))
         return 0
@@ -79,6 +83,7 @@ def _read_arguments(names: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "names", nargs="*", metavar="NAME", choices=[[], *names], help="all, if none is named"
     )
+    parser.add_argument("--by", action="append", metavar="TEST", help="whether this one finds them too")
     parser.add_argument("--list", action="store_true", help="tell what they break, and do nothing")
     parser.add_argument("--no-control", action="store_true", help="do not run the tests without a mutation")
     return parser.parse_args()

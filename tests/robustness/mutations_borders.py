@@ -126,6 +126,41 @@ BORDERS = (
         ("services/test_lost_workers.py::test_a_name_belongs_to_the_user_whose_worker_had_it_first",),
     ),
     Mutation(
+        "late_registration_unseats_a_later_process",
+        "a registration that was long on its way takes the name back, and with it the jobs",
+        "reactorcide/store/workers.py",
+        "WHERE w.turn <= excluded.turn\n",
+        "WHERE w.turn IS NOT NULL\n",
+        (
+            "services/test_lost_workers.py"
+            "::test_a_registration_that_was_long_on_its_way_does_not_unseat_a_later_process",
+        ),
+    ),
+    Mutation(
+        "claims_of_who_left_are_kept",
+        "a job that was claimed for a worker that stopped waiting rests until its start deadline",
+        "reactorcide/services/dispatch.py",
+        "            if claims:\n                await self._give_back(claims)\n",
+        "            del claims\n",
+        ("services/test_dispatch.py::test_wrk_02_what_is_claimed_for_one_who_has_gone_goes_back_at_once",),
+    ),
+    Mutation(
+        "redirect_gets_the_workers_token",
+        "whoever stands between redirects a worker, and gets its token",
+        "reactorcide/worker/gateway/http.py",
+        "follow_redirects=False",
+        "follow_redirects=True",
+        ("worker/test_http_gateway.py::test_a_redirect_is_not_followed_with_the_token",),
+    ),
+    Mutation(
+        "any_certificate_is_trusted",
+        "whoever stands between a worker and its coordinator plays the coordinator",
+        "reactorcide/worker/gateway/http.py",
+        "            verify=trust,\n",
+        "            verify=False,\n",
+        ("worker/test_http_gateway.py::test_net_06_a_wrong_certificate_is_refused_in_words",),
+    ),
+    Mutation(
         "append_by_who_does_not_hold_the_attempt",
         "a worker that knows the lease of another one writes its log",
         "reactorcide/store/logs.py",

@@ -228,6 +228,16 @@ STATE = (
         ),
     ),
     Mutation(
+        "error_is_taken_for_a_commit",
+        "a transaction that an error undid is answered as committed",
+        "reactorcide/store/database.py",
+        "if tx.info.transaction_status == TransactionStatus.INERROR:",
+        "if tx.closed:",
+        (
+            "store/test_store_database.py::TestTransaction::test_an_error_passed_over_is_not_taken_for_a_commit",
+        ),
+    ),
+    Mutation(
         "fingerprint_is_ignored",
         "the same Idempotency-Key with another body is answered with the first job",
         "reactorcide/services/jobs.py",
@@ -319,14 +329,6 @@ STATE = (
         (
             "queue/test_ready_queues.py::TestDatabaseQueue::test_a_job_that_is_to_rest_is_not_handed_out_before_its_time",
         ),
-    ),
-    Mutation(
-        "leaver_wakes_nobody",
-        "a job is left lying when the worker that was woken for it has gone",
-        "reactorcide/services/dispatch.py",
-        "if waiter.is_awake and not is_emptied:",
-        "if False:",
-        ("services/test_dispatch.py::test_a_worker_that_leaves_when_woken_lets_the_next_one_look",),
     ),
     Mutation(
         "no_amnesty",

@@ -24,6 +24,8 @@ def main() -> int:
 
     asked = _read_arguments(sorted(PROFILES))
     root = Path(tempfile.mkdtemp(prefix="timings-"))
+    # Each host of the cluster has an account of its own.
+    root.chmod(0o711)
     size = Size(asked.kills, asked.cancels, asked.timeouts, workers=asked.workers, slots=asked.slots)
     say(f"seed {asked.seed}  {size}  profile {PROFILES[asked.profile]}")
     say(f"machine {describe_machine()}")

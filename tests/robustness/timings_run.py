@@ -10,11 +10,14 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 
+from reactorcide.domain.workers import WorkerIdentity
+from reactorcide.worker.gateway.http import HttpGateway
 from robustness.cluster import Cluster, ClusterPlan
 from robustness.cluster_profile import TEST, Profile
 
@@ -141,7 +144,7 @@ class _Bench:
         in_queue = [await self._submit("true", queue_name=NOBODYS) for _ in range(waiting)]
         asked = await self._cancel(in_queue, spread=1.0)
         figures = [Figure("C9", "cancel to end, queued", 1, await self._ends(asked, 1))]
-        held = [job_id for job_id, _ in await self._haunt(claimed)]
+        held = await self._haunt(claimed)
         asked = await self._cancel(held, spread=self._profile.start_deadline / 2)
         limit = self._profile.start_deadline + self._profile.reap + 2
         figures.append(Figure("C9", "cancel to end, claimed", limit, await self._ends(asked, limit)))
@@ -163,13 +166,12 @@ class _Bench:
 
     async def time_unstarted(self, size: Size) -> list[Figure]:
         """C8: from the claim of a worker that is never heard of again to the return of its job."""
-        haunted = await self._haunt(size.kills)
+        ids = await self._haunt(size.kills)
         limit = self._profile.start_deadline + self._profile.reap + 2
         statement = (
             "SELECT extract(epoch FROM ended_at - claimed_at)::float8 AS took FROM attempts"
             " WHERE job_id = ANY(%s) AND attempt = 1 AND ended_at IS NOT NULL"
         )
-        ids = [job_id for job_id, _ in haunted]
         rows = await self._until_found(statement, ids, limit)
         await self._cancel(ids, spread=0)
         return [Figure("C8", "claim to return, never started", limit, [row["took"] for row in rows])]
@@ -235,31 +237,25 @@ class _Bench:
         await asyncio.gather(*map(cancel, jobs))
         return asked
 
-    async def _haunt(self, count: int) -> list[tuple[str, str]]:
-        """Have so many jobs claimed by workers that are never heard of again; return job and worker."""
+    async def _haunt(self, count: int) -> list[str]:
+        """Have so many jobs claimed by workers that are never heard of again; return the jobs."""
         jobs = {await self._submit("true", queue_name=GHOSTS) for _ in range(count)}
         token = (self._cluster.plan.root / "worker.token").read_text().strip()
-        claimed: list[tuple[str, str]] = []
+        claimed: list[str] = []
 
         async def haunt() -> None:
             await asyncio.sleep(self._chance.uniform(0, 2 * self._profile.reap))
-            boot = {"boot_id": str(uuid.uuid4())}
-            kind = {"protocols": [1, 1], "name": f"ghost-{boot['boot_id']}", "queues": [GHOSTS], "slots": 1}
-            told = await self._say(token, "register", kind | boot | {"version": "1", "isolation": "none"})
-            who = boot | {"worker_id": told["registration"]["worker_id"]}
-            told = await self._say(token, "claim", who | {"free_slots": 1, "wait_seconds": 20})
-            claimed.extend((claim["job_id"], who["worker_id"]) for claim in told["claims"])
+            boot_id = str(uuid.uuid4())
+            gateway = HttpGateway(self._cluster.urls[0], lambda: token, slots=1)
+            identity = WorkerIdentity(f"ghost-{boot_id}", boot_id, (GHOSTS,), 1, "1", "none")
+            worker_id = (await gateway.register(identity, [])).worker_id
+            claims = await gateway.claim(worker_id, 1, timedelta(seconds=30))
+            claimed.extend(claim.job_id for claim in claims)
+            await gateway.close()
 
         await asyncio.gather(*(haunt() for _ in range(count)))
-        _require({job_id for job_id, _ in claimed} == jobs, f"{len(claimed)} of {count} were claimed")
+        _require(set(claimed) == jobs, f"{len(claimed)} of {count} were claimed")
         return claimed
-
-    async def _say(self, token: str, what: str, body: dict[str, Any]) -> dict[str, Any]:
-        headers = {"Authorization": f"Bearer {token}"}
-        answer = await self._client.post(f"/api/v1/worker/{what}", json=body, headers=headers)
-        _require(answer.status_code == 200, answer.text)
-        told: dict[str, Any] = answer.json()
-        return told
 
     async def _ends(self, asked: dict[str, float], limit: float) -> list[float]:
         """Return how long after it was asked for each of the jobs ended, in their order."""
