@@ -27,7 +27,7 @@ Transaction: TypeAlias = psycopg.AsyncConnection[Row]
 Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any] | None
 T = TypeVar("T")
 
-BEGIN_SECONDS = 1.5
+BEGIN_SECONDS = 1.2
 """A connection is had, and its transaction open, by then; or the database counts as out of reach."""
 TRANSACTION_SECONDS = 4.5
 """A transaction that takes longer loses its connection: none of ours may be long, and whoever waits for it

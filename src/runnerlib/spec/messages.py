@@ -37,19 +37,19 @@ class Stop(msgspec.Struct, frozen=True, tag_field="type", tag="stop", forbid_unk
 ControlMessage = Renewed | Stop
 
 
-class PhaseEntered(msgspec.Struct, frozen=True, tag_field="type", tag="phase", forbid_unknown_fields=True):
+class PhaseEntered(msgspec.Struct, frozen=True, tag_field="type", tag="phase"):
     """The run came to this phase."""
 
     phase: Literal["workspace", "source", "environment", "command", "cleanup"]
 
 
-class SourceResolved(msgspec.Struct, frozen=True, tag_field="type", tag="source", forbid_unknown_fields=True):
+class SourceResolved(msgspec.Struct, frozen=True, tag_field="type", tag="source"):
     """The commit that was checked out, 40 or 64 hexadecimal digits."""
 
     sha: str
 
 
-class LogGrew(msgspec.Struct, frozen=True, tag_field="type", tag="log", forbid_unknown_fields=True):
+class LogGrew(msgspec.Struct, frozen=True, tag_field="type", tag="log"):
     """The log file is now this long; sent at most every few milliseconds."""
 
     length: int
@@ -58,8 +58,8 @@ class LogGrew(msgspec.Struct, frozen=True, tag_field="type", tag="log", forbid_u
 RunnerEvent = PhaseEntered | SourceResolved | LogGrew
 
 
-class RunResult(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How one attempt ended.
+class RunResult(msgspec.Struct, frozen=True, kw_only=True):
+    """How one attempt ended. A reader passes over what it does not know: a runner may be the newer one.
 
     ``status`` is ``cancelled`` only if the runner signalled the job because it was told to;
     ``timeout`` only if it killed the job for its run or silence limit. ``reason`` is from the
