@@ -89,10 +89,10 @@ def is_test(node: str, repository: Path = REPOSITORY) -> bool:
 
 
 def _with_contracts(path: Path, repository: Path) -> str:
-    """Return the text of a test file, and of the contracts that its classes inherit."""
+    """Return the text of a test file, and of the contracts that its classes inherit, and those inherit."""
     text = path.read_text()
     for name in re.findall(r"^from contracts\.(\w+) import", text, re.MULTILINE):
-        text += (repository / f"tests/contracts/{name}.py").read_text()
+        text += _with_contracts(repository / f"tests/contracts/{name}.py", repository)
     return text
 
 

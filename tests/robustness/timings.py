@@ -9,6 +9,7 @@ G 5, LOST 30), and want a machine that does nothing else.
 import argparse
 import asyncio
 import secrets
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -30,11 +31,15 @@ def main() -> int:
     say(f"seed {asked.seed}  {size}  profile {PROFILES[asked.profile]}")
     say(f"machine {describe_machine()}")
     say(HEADING)
-    figures = asyncio.run(
-        measure(root / "cluster", size, asked.seed, profile=PROFILES[asked.profile], tell=say)
-    )
+    # Who asks us to end shall not be left with a cluster.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        figures = asyncio.run(
+            measure(root / "cluster", size, asked.seed, profile=PROFILES[asked.profile], tell=say)
+        )
+    finally:
+        remove_tree(root)
     say(f"machine {describe_machine()}")
-    remove_tree(root)
     return 0 if all(figure.holds() for figure in figures) else 1
 
 
