@@ -196,7 +196,18 @@ async def test_a_first_registration_in_vain_says_what_to_mend(
             await gateway.register(IDENTITY, [])
 
 
+async def test_a_worker_without_a_token_asks_nobody(impostor: Impostor) -> None:
+    gateway = HttpGateway(impostor.url, lambda: "", slots=1)
+
+    with pytest.raises(Misconfigured, match="there is no token"):
+        await gateway.register(IDENTITY, [])
+    await gateway.close()
+
+    assert impostor.asked == []
+
+
 async def test_a_token_that_is_refused_later_stops_nothing(impostor: Impostor) -> None:
+    impostor.says(200, b'{"turn":7}')
     impostor.says(200, REGISTERED)
     impostor.says(401, b"{}")
     impostor.says(401, b"{}")

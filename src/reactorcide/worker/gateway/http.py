@@ -264,7 +264,9 @@ class HttpGateway:
         """
         is_packed = isinstance(body, protocol.LogCall | protocol.SealCall)
         client = self._attempts_calls if isinstance(body, protocol.AttemptCall) else self._own_calls
-        headers = {"Authorization": f"Bearer {self._token or ''}"}
+        if not self._token and not self._has_new_token():
+            raise _Refused(401, "there is no token")
+        headers = {"Authorization": f"Bearer {self._token}"}
         try:
             if file is not None and isinstance(body, protocol.ArtifactCall):
                 response = await self._uploads.send(f"/{path}", body.query, headers, file, body.size)
@@ -289,8 +291,8 @@ class HttpGateway:
         return answer
 
     def _note(self, trouble: str, *, is_error: bool = False) -> None:
-        """Log why the coordinator cannot be used, once for as long as that is so."""
-        if trouble and not self._trouble:
+        """Log why the coordinator cannot be used, once for as long as that stays so."""
+        if trouble and trouble != self._trouble:
             level = log.error if is_error else log.warning
             level("coordinator.unusable", url=self._url, detail=trouble)
         elif self._trouble and not trouble:
