@@ -77,12 +77,15 @@ BORDERS = (
     ),
     Mutation(
         "any_user_speaks_for_any_worker",
-        "`admit` does not look at whose worker it is",
+        "`admit` does not look at whose worker it is, and tells strangers of its processes",
         "reactorcide/services/attempts.py",
         "        if seat.user_id not in (None, caller.user_id if caller else None):\n"
         '            raise Forbidden("this worker is registered by another user")\n',
         "",
-        (f"{_AUTH_ROWS}::test_auth_16_what_a_worker_must_not_see_is_answered_alike_for_what_is_not_there",),
+        (
+            "services/test_lost_workers.py"
+            "::test_auth_16_who_has_no_business_with_a_worker_is_not_told_which_process_it_has",
+        ),
     ),
     Mutation(
         "any_token_speaks_for_a_worker",

@@ -470,6 +470,19 @@ async def test_auth_16_a_worker_is_spoken_for_with_its_own_token_only(
     await desk.attempts.admit(worker, identity.boot_id, owner)
 
 
+async def test_auth_16_who_has_no_business_with_a_worker_is_not_told_which_process_it_has(
+    desk: JobDesk, make_user: MakeUser
+) -> None:
+    owner, other = await make_user(kind=TokenKind.WORKER), await make_user(kind=TokenKind.WORKER)
+    identity = boot()
+    worker = (await desk.attempts.register(identity, [], caller=owner)).worker_id
+
+    for caller in (other, None):
+        for boot_id in (identity.boot_id, str(uuid.uuid4())):
+            with pytest.raises(Forbidden):
+                await desk.attempts.admit(worker, boot_id, caller)
+
+
 async def test_an_unknown_worker_is_not_admitted(desk: JobDesk) -> None:
     for worker_id in (str(uuid.uuid4()), "nonsense"):
         with pytest.raises(NotFound):
