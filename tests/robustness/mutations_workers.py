@@ -30,7 +30,7 @@ WORKERS = (
         "reactorcide/worker/loop.py",
         "await self._ask_for_work(len(self._free_slots))",
         "await self._ask_for_work(len(self._free_slots) + 1)",
-        ("worker/test_worker_attempts.py::test_as_many_jobs_run_at_once_as_there_are_slots",),
+        (f"{_CRASHES}::test_a_worker_claims_no_more_than_it_can_run",),
     ),
     Mutation(
         "draining_worker_claims_on",

@@ -130,7 +130,18 @@ async def test_wrk_08_a_draining_worker_ends_its_job_beyond_the_lease_and_takes_
         assert await process.wait() == 0
     job = await coordinator.core.jobs.get(coordinator.caller, waiting)
     assert job.status in READY
+    assert job.attempt == 0
     assert b"ended" in await coordinator.log(running)
+
+
+async def test_a_worker_claims_no_more_than_it_can_run(coordinator: Coordinator) -> None:
+    jobs = [await coordinator.submit("sleep 60") for _ in range(4)]
+
+    async with worker_of(coordinator.core) as worker:
+        await until(lambda: worker.running == 2)
+        seen = [await coordinator.core.jobs.get(coordinator.caller, job_id) for job_id in jobs]
+
+    assert sorted(job.attempt for job in seen) == [0, 0, 1, 1]
 
 
 async def test_wrk_08_a_second_signal_kills_the_job_and_says_whose_doing_it_was(
