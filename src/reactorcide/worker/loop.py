@@ -292,8 +292,8 @@ class Worker:
 
     async def _await_attempts(self) -> None:
         """Let the attempts end, kill them after the drain limit, and give up what cannot be told."""
-        if self._running and not self._stopping.is_set():
-            log.info("worker.draining", running=self.running)
+        if (self._running or self._deliveries) and not self._stopping.is_set():
+            log.info("worker.draining", running=self.running, undelivered=len(self._deliveries))
             limit = asyncio.create_task(self._stopping.wait())
             ended = asyncio.create_task(self._all_ended())
             await asyncio.wait(
@@ -309,9 +309,10 @@ class Worker:
         if unfinished:
             await asyncio.wait(unfinished, timeout=STOP_LIMIT_SECONDS)
 
-    async def _all_ended(self) -> bool:
-        await asyncio.wait(self._running)
-        return True
+    async def _all_ended(self) -> None:
+        """Wait until all has ended and is delivered: the host may be about to go."""
+        while unfinished := {*self._running, *self._deliveries}:
+            await asyncio.wait(unfinished)
 
     async def _has_room(self) -> bool:
         for path in (self._plan.spool_dir, self._plan.terms.work_dir):
