@@ -74,6 +74,8 @@ class Cluster:
         """One a worker: to its coordinator or, for a direct one, to the database."""
         self.objects_dir = plan.root / "objects"
         self.token = ""
+        self.strangers: set[int] = set()
+        """Processes below ours that were there before the cluster, such as other tests' servers."""
         self._mounts: list[Path] = []
         self._key = secrets.token_hex(32)
         # Direct workers and coordinators write the same objects.
@@ -104,6 +106,7 @@ class Cluster:
 
     async def start(self) -> None:
         """Start everything, and return when every worker is registered."""
+        self.strangers = {info.pid for info in descendants(os.getpid())}
         _adopt_orphans(is_on=True)
         self.plan.root.mkdir(parents=True, exist_ok=True)
         self.plan.root.chmod(0o711)

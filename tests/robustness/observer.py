@@ -171,6 +171,7 @@ class Observer:
     def _left_processes(self) -> Iterator[str]:
         known = {part.pid for part in (*self._cluster.coordinators, *self._cluster.workers)}
         known.add(self._cluster.postgres.pid or 0)
+        known |= self._cluster.strangers
         workers = {part.pid: part.name for part in self._cluster.workers}
         runners: dict[int, int] = {}
         for info in descendants(os.getpid()):

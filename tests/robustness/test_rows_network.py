@@ -101,7 +101,12 @@ async def test_net_02_a_cut_longer_than_lost_loses_the_job_once_and_overlaps_wit
     # An at-most-once job works on through a cut; on healing its sandbox goes, and nothing of it counts.
     assert alive
     await until(lambda: not processes_of(mark), 20, lambda: remote.worker.output[-3000:])
-    assert await ended(client, once) == lost
+    # What of its log was still on the way may arrive; how it ended stays.
+    assert {**await ended(client, once), "log_size": 0, "updated_at": 0} == {
+        **lost,
+        "log_size": 0,
+        "updated_at": 0,
+    }
     logs = [
         (await client.get(f"/api/v1/jobs/{twice}/logs", params={"attempt": str(n)})).content for n in (1, 2)
     ]
@@ -185,4 +190,4 @@ async def test_crd_04_a_coordinator_that_was_away_for_twice_lost_fails_nothing(r
     assert (job["status"], job["attempt"]) == ("completed", 1), remote.worker.output[-3000:]
     await printed(client, kept, b"tick %d " % int(LOST * 40))
     assert _ticks(await log_of(client, kept)) == list(range(1, int(LOST * 40) + 1))
-    assert (await log_of(client, done)).endswith(b"over\n")
+    assert b"begun\nover\n" in await log_of(client, done)
