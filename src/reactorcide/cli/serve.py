@@ -2,14 +2,16 @@
 
 import asyncio
 import os
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from reactorcide.config import Settings
+    from reactorcide.wiring.core import Core
 
 
 @click.command()
@@ -17,7 +19,10 @@ if TYPE_CHECKING:
 @click.option("--host", help="API address (default 0.0.0.0).")
 @click.option("--data-dir", type=click.Path(file_okay=False), help="Where the program keeps its own files.")
 def serve(port: int | None, host: str | None, data_dir: str | None) -> None:
-    """Serve the API and do the maintenance; workers run elsewhere."""
+    """Serve the API and do the maintenance; workers run elsewhere.
+
+    While the database is away, also at the start, requests are answered 503.
+    """
     from reactorcide.cli.service import make_data_dir, read_settings, run_service, sole_owner
 
     settings = read_settings(os.environ, {"port": port, "host": host, "data_dir": data_dir}).settings
@@ -41,11 +46,23 @@ class _Serving:
         """As `drain`: what goes on then is bounded."""
         self.is_over.set()
 
+    async def does(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do what may take long. False: it was to stop first."""
+        working = asyncio.create_task(work)
+        stopping = asyncio.create_task(self.is_over.wait())
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if working.done():
+            working.result()
+            return True
+        working.cancel()
+        return False
+
 
 async def _serve(settings: "Settings") -> None:
     from reactorcide.cli.service import check_address, server_file, stop_signals
     from reactorcide.wiring.api import serving
-    from reactorcide.wiring.core import ensure_admin, maintaining, open_core
+    from reactorcide.wiring.core import maintaining, open_core
     from reactorcide.wiring.database import open_database
 
     async with AsyncExitStack() as stack:
@@ -53,12 +70,30 @@ async def _serve(settings: "Settings") -> None:
         host = settings.host or "0.0.0.0"  # noqa: S104 - a server is there for others
         check_address(host, settings.port)
         dsn = await stack.enter_async_context(open_database(settings))
-        core = await stack.enter_async_context(open_core(settings, dsn, objects_dir=Path("objects")))
-        await ensure_admin(core, make_one=False)
+        core = await stack.enter_async_context(
+            open_core(settings, dsn, objects_dir=Path("objects"), is_patient=True)
+        )
         url = await stack.enter_async_context(serving(core, host))
-        await stack.enter_async_context(maintaining(core))
-        stack.enter_context(server_file(settings.data_dir, url))
         service = _Serving()
         stopper.hand_over(service)
+        if not await service.does(_prepare(core)):
+            return
+        await stack.enter_async_context(maintaining(core))
+        stack.enter_context(server_file(settings.data_dir, url))
         click.echo(f"Reactorcide serves at {settings.public_url or url}", err=True)
         await service.is_over.wait()
+
+
+async def _prepare(core: "Core") -> None:
+    """Wait for the database; then there is an admin, if one is named."""
+    from reactorcide.domain.errors import Unavailable
+    from reactorcide.wiring.core import await_database, ensure_admin
+
+    while True:
+        await await_database(core)
+        try:
+            await ensure_admin(core, make_one=False)
+        except Unavailable:
+            await asyncio.sleep(1)
+        else:
+            return

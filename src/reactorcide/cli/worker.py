@@ -110,13 +110,15 @@ async def _reach(stack: AsyncExitStack, settings: "Settings", environ: Mapping[s
         return await stack.enter_async_context(
             remote_gateway(settings, settings.coordinator_url, reading.read)
         )
-    from reactorcide.wiring.core import open_core
+    from reactorcide.wiring.core import await_database, open_core
     from reactorcide.wiring.worker import direct_gateway
 
     assert settings.db_uri is not None  # noqa: S101 - one of them is set
-    return direct_gateway(
-        await stack.enter_async_context(open_core(settings, settings.db_uri, objects_dir=Path("objects")))
+    core = await stack.enter_async_context(
+        open_core(settings, settings.db_uri, objects_dir=Path("objects"), is_patient=True)
     )
+    await await_database(core)
+    return direct_gateway(core)
 
 
 class _TokenReader:

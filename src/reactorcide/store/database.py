@@ -55,6 +55,7 @@ class Database:
         self._usual = _make_pool(dsn, "usual", size - reserved)
         self._urgent = _make_pool(dsn, "urgent", reserved)
         self._chores: set[asyncio.Task[None]] = set()
+        self._is_held = False
 
     @classmethod
     async def open(cls, dsn: str, *, size: int = 10) -> "Database":
@@ -67,6 +68,14 @@ class Database:
         await database._usual.open()
         await database._urgent.open()
         return database
+
+    def hold(self) -> None:
+        """Count as out of reach until `release`: the schema is not yet what the statements expect."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """End a `hold`."""
+        self._is_held = False
 
     async def close(self) -> None:
         """Give up every connection; transactions under way lose theirs when they end."""
@@ -145,6 +154,8 @@ class Database:
 
         The caller owes the connection to the pool.
         """
+        if self._is_held:
+            raise Unavailable("database")
         loop = asyncio.get_running_loop()
         deadline = loop.time() + BEGIN_SECONDS
         while True:

@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import structlog
 
 from reactorcide.config import Settings
+from reactorcide.domain.errors import Unavailable
+from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.domain.workers import Timing
 from reactorcide.objects.measured import MeasuredStore
@@ -35,6 +38,8 @@ from reactorcide.worker.cancelling import cancel_tasks
 
 log = structlog.get_logger()
 
+_DATABASE_RETRY = timedelta(seconds=0.2)
+_DATABASE_RETRY_CEILING = timedelta(seconds=2)
 _STOP_SECONDS = 5.0
 """Each part has so long to stop."""
 DEFAULT_USER_FILE = "default-user-id"
@@ -65,20 +70,25 @@ class Core:
 
 
 @asynccontextmanager
-async def open_core(settings: Settings, dsn: str, *, objects_dir: Path) -> AsyncIterator[Core]:
+async def open_core(
+    settings: Settings, dsn: str, *, objects_dir: Path, is_patient: bool = False
+) -> AsyncIterator[Core]:
     """Bring the schema up to date and open the services on it.
+
+    Args:
+        is_patient: leave the schema to `await_database`; until then the database counts as out of reach.
 
     Raises:
         Misconfigured: an operator must change something first.
         Unavailable: the database is out of reach.
     """
-    await migrate(dsn)
-    if weak := await weak_settings(dsn):
-        # Somebody's choice, and no fault of a job: told, and gone on with.
-        log.warning("database.not_durable", settings_off=weak)
+    if not is_patient:
+        await _bring_up_to_date(dsn)
     async with AsyncExitStack() as stack:
         database = await Database.open(dsn, size=settings.db_pool_size)
         stack.push_async_callback(_stop, database.close, "database")
+        if is_patient:
+            database.hold()
         bell = Bell(database)
         await bell.start()
         stack.push_async_callback(_stop, bell.stop, "bell")
@@ -87,6 +97,33 @@ async def open_core(settings: Settings, dsn: str, *, objects_dir: Path) -> Async
         stack.push_async_callback(_stop, core.attempts.close, "dispatch")
         stack.push_async_callback(_stop, core.artifacts.close, "artifacts")
         yield core
+
+
+async def await_database(core: Core) -> None:
+    """Bring the schema up to date as soon as the database can be reached.
+
+    Raises:
+        Misconfigured: an operator must change something first.
+    """
+    tries = 0
+    while True:
+        try:
+            await _bring_up_to_date(core.dsn)
+        except Unavailable:
+            tries += 1
+            log.warning("database.awaited", tries=tries)
+            delay = retry_delay(tries, base=_DATABASE_RETRY, ceiling=_DATABASE_RETRY_CEILING)
+            await asyncio.sleep(delay.total_seconds())
+        else:
+            core.database.release()
+            return
+
+
+async def _bring_up_to_date(dsn: str) -> None:
+    await migrate(dsn)
+    if weak := await weak_settings(dsn):
+        # Somebody's choice, and no fault of a job: told, and gone on with.
+        log.warning("database.not_durable", settings_off=weak)
 
 
 @asynccontextmanager
