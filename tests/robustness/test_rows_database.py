@@ -90,6 +90,34 @@ class Timed:
         return answer
 
 
+async def test_c12_a_coordinator_that_starts_without_its_database_answers_503_and_serves_when_it_is_there(
+    server: EmbeddedPostgres, tmp_path: Path
+) -> None:
+    dsn = server.dsn
+    await server.stop()
+    async with installed(dsn, tmp_path) as site:
+        serve = await site.serve()
+        client = site.client(serve.url, "nobody-knows-yet")
+        await until(lambda: is_answered(client, "/healthz", 200))
+        refused = await client.post(JOBS, json=job_of("refused"))
+        unready = await client.get("/readyz")
+
+        await server.start()
+        await until(lambda: is_answered(client, "/readyz", 200), 5)
+        await until(lambda: list(tmp_path.glob("*/admin-token")))
+
+        assert (refused.status_code, unready.status_code) == (503, 503)
+        assert (serve.process is not None, serve.process and serve.process.returncode) == (True, None)
+        await submit(site.client(serve.url), "accepted", "true")
+
+
+async def is_answered(client: httpx2.AsyncClient, path: str, status: int) -> bool:
+    try:
+        return (await client.get(path)).status_code == status
+    except httpx2.TransportError:
+        return False
+
+
 async def test_db_01_an_outage_is_503_in_2_seconds_and_over_5_seconds_after_it_ends(
     server: EmbeddedPostgres, tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +62,9 @@ class _Serving:
 
 async def _serve(settings: "Settings") -> None:
     from reactorcide.cli.service import check_address, server_file, stop_signals
+    from reactorcide.domain.errors import Unavailable
     from reactorcide.wiring.api import serving
-    from reactorcide.wiring.core import maintaining, open_core
+    from reactorcide.wiring.core import keep_trying, maintaining, open_core
     from reactorcide.wiring.database import open_database
 
     async with AsyncExitStack() as stack:
@@ -73,10 +75,16 @@ async def _serve(settings: "Settings") -> None:
         core = await stack.enter_async_context(
             open_core(settings, dsn, objects_dir=Path("objects"), is_patient=True)
         )
+        prepare = partial(_prepare, core)
+        is_prepared = True
+        try:
+            await prepare()
+        except Unavailable:
+            is_prepared = False
         url = await stack.enter_async_context(serving(core, host))
         service = _Serving()
         stopper.hand_over(service)
-        if not await service.does(_prepare(core)):
+        if not is_prepared and not await service.does(keep_trying(prepare)):
             return
         await stack.enter_async_context(maintaining(core))
         stack.enter_context(server_file(settings.data_dir, url))
@@ -85,15 +93,8 @@ async def _serve(settings: "Settings") -> None:
 
 
 async def _prepare(core: "Core") -> None:
-    """Wait for the database; then there is an admin, if one is named."""
-    from reactorcide.domain.errors import Unavailable
-    from reactorcide.wiring.core import await_database, ensure_admin
+    """Bring the database up to date, and make the admin that is named, if there is none."""
+    from reactorcide.wiring.core import ensure_admin, prepare_database
 
-    while True:
-        await await_database(core)
-        try:
-            await ensure_admin(core, make_one=False)
-        except Unavailable:
-            await asyncio.sleep(1)
-        else:
-            return
+    await prepare_database(core)
+    await ensure_admin(core, make_one=False)

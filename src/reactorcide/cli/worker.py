@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,14 +111,14 @@ async def _reach(stack: AsyncExitStack, settings: "Settings", environ: Mapping[s
         return await stack.enter_async_context(
             remote_gateway(settings, settings.coordinator_url, reading.read)
         )
-    from reactorcide.wiring.core import await_database, open_core
+    from reactorcide.wiring.core import keep_trying, open_core, prepare_database
     from reactorcide.wiring.worker import direct_gateway
 
     assert settings.db_uri is not None  # noqa: S101 - one of them is set
     core = await stack.enter_async_context(
         open_core(settings, settings.db_uri, objects_dir=Path("objects"), is_patient=True)
     )
-    await await_database(core)
+    await keep_trying(partial(prepare_database, core))
     return direct_gateway(core)
 
 

@@ -76,7 +76,7 @@ async def open_core(
     """Bring the schema up to date and open the services on it.
 
     Args:
-        is_patient: leave the schema to `await_database`; until then the database counts as out of reach.
+        is_patient: leave the schema to `prepare_database`; until then the database counts as out of reach.
 
     Raises:
         Misconfigured: an operator must change something first.
@@ -99,8 +99,19 @@ async def open_core(
         yield core
 
 
-async def await_database(core: Core) -> None:
-    """Bring the schema up to date as soon as the database can be reached.
+async def prepare_database(core: Core) -> None:
+    """Bring the schema up to date; from then on the database counts as within reach.
+
+    Raises:
+        Misconfigured: an operator must change something first.
+        Unavailable: the database is out of reach.
+    """
+    await _bring_up_to_date(core.dsn)
+    core.database.release()
+
+
+async def keep_trying(prepare: Callable[[], Awaitable[None]]) -> None:
+    """Prepare what needs the database as soon as that can be reached.
 
     Raises:
         Misconfigured: an operator must change something first.
@@ -108,14 +119,13 @@ async def await_database(core: Core) -> None:
     tries = 0
     while True:
         try:
-            await _bring_up_to_date(core.dsn)
+            await prepare()
         except Unavailable:
             tries += 1
             log.warning("database.awaited", tries=tries)
             delay = retry_delay(tries, base=_DATABASE_RETRY, ceiling=_DATABASE_RETRY_CEILING)
             await asyncio.sleep(delay.total_seconds())
         else:
-            core.database.release()
             return
 
 
