@@ -5,8 +5,14 @@ import random
 import uuid
 from collections.abc import Iterator
 
+import pytest
+
 from fixture_types import MakeUser
 from reactorcide.domain.jobs import Claim, LogPiece
+from reactorcide.objects.memory import MemoryObjectStore
+from reactorcide.services.log_reading import LogReader
+from reactorcide.services.logs import LogService
+from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 
 MAKE_JOB = """
@@ -102,3 +108,34 @@ def random_cuts(data: bytes, seed: int, largest: int) -> Iterator[tuple[int, byt
         part = data[offset : offset + choose.randint(1, largest)]
         yield offset, part
         offset += len(part)
+
+
+@pytest.fixture
+def rows(database: Database, make_user: MakeUser) -> Rows:
+    return Rows(database, make_user)
+
+
+@pytest.fixture
+def objects() -> MemoryObjectStore:
+    return MemoryObjectStore()
+
+
+@pytest.fixture
+def bell(database: Database) -> Bell:
+    return Bell(database)
+
+
+@pytest.fixture
+def service(database: Database, objects: MemoryObjectStore, bell: Bell) -> LogService:
+    return LogService(database, objects, bell)
+
+
+@pytest.fixture
+def reader(database: Database, objects: MemoryObjectStore, bell: Bell) -> LogReader:
+    return LogReader(database, objects, bell)
+
+
+async def whole(reader: LogReader, claim: Claim) -> bytes:
+    """Return all of an attempt's log."""
+    log = await reader.find(claim.job_id, claim.attempt)
+    return b"".join([data async for data in reader.read(log, 0, log.length)])

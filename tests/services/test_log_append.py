@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fixture_types import MakeUser
 from reactorcide.domain.errors import ClaimLost, InvalidInput, LogMismatch, OffsetGap, Unavailable
-from reactorcide.domain.jobs import Claim, LogPiece
+from reactorcide.domain.jobs import LogPiece
 from reactorcide.objects.filesystem import FilesystemObjectStore
 from reactorcide.objects.memory import MemoryObjectStore
 from reactorcide.objects.port import ObjectInfo, StoreUnavailable
@@ -21,32 +20,9 @@ from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import TAIL_BYTES, LogService
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
-from services.log_fixtures import Rows, piece, random_cuts
+from services.log_fixtures import Rows, bell, objects, piece, random_cuts, reader, rows, service, whole
 
-
-@pytest.fixture
-def rows(database: Database, make_user: MakeUser) -> Rows:
-    return Rows(database, make_user)
-
-
-@pytest.fixture
-def objects() -> MemoryObjectStore:
-    return MemoryObjectStore()
-
-
-@pytest.fixture
-def service(database: Database, objects: MemoryObjectStore) -> LogService:
-    return LogService(database, objects, Bell(database))
-
-
-@pytest.fixture
-def reader(database: Database, objects: MemoryObjectStore) -> LogReader:
-    return LogReader(database, objects, Bell(database))
-
-
-async def whole(reader: LogReader, claim: Claim) -> bytes:
-    log = await reader.find(claim.job_id, claim.attempt)
-    return b"".join([data async for data in reader.read(log, 0, log.length)])
+__all__ = ["bell", "objects", "reader", "rows", "service"]
 
 
 async def test_log_21_what_is_appended_in_order_is_stored(

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 import pytest
 
-from fixture_types import MakeUser
 from reactorcide.domain.errors import NotFound, Unavailable
 from reactorcide.domain.jobs import Claim, LogPiece
 from reactorcide.domain.status import JobStatus
@@ -27,39 +26,12 @@ from reactorcide.services.log_reading import (
 from reactorcide.services.logs import LogService
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
-from services.log_fixtures import Rows, piece, random_cuts
+from services.log_fixtures import Rows, bell, objects, piece, random_cuts, reader, rows, service, whole
 
 SOON = timedelta(milliseconds=20)
 
 
-@pytest.fixture
-def rows(database: Database, make_user: MakeUser) -> Rows:
-    return Rows(database, make_user)
-
-
-@pytest.fixture
-def objects() -> MemoryObjectStore:
-    return MemoryObjectStore()
-
-
-@pytest.fixture
-def bell(database: Database) -> Bell:
-    return Bell(database)
-
-
-@pytest.fixture
-def service(database: Database, objects: MemoryObjectStore, bell: Bell) -> LogService:
-    return LogService(database, objects, bell)
-
-
-@pytest.fixture
-def reader(database: Database, objects: MemoryObjectStore, bell: Bell) -> LogReader:
-    return LogReader(database, objects, bell)
-
-
-async def whole(reader: LogReader, claim: Claim) -> bytes:
-    log = await reader.find(claim.job_id, claim.attempt)
-    return b"".join([data async for data in reader.read(log, 0, log.length)])
+__all__ = ["bell", "objects", "reader", "rows", "service"]
 
 
 async def fill(service: LogService, claim: Claim, data: bytes, largest: int = 50_000) -> None:
