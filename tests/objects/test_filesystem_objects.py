@@ -126,6 +126,22 @@ def test_a_store_that_vanished_is_unavailable_and_not_empty(
             operation()
 
 
+def test_a_store_that_cannot_be_made_yet_is_made_when_it_can_be(tmp_path: Path) -> None:
+    (tmp_path / "in the way").write_bytes(b"")
+    root = tmp_path / "in the way" / "objects"
+
+    with pytest.raises(StoreUnavailable):
+        FilesystemObjectStore(root)
+    objects = FilesystemObjectStore(root, is_patient=True)
+    with pytest.raises(StoreUnavailable):
+        objects.put("key", b"refused")
+    (tmp_path / "in the way").unlink()
+    objects.tidy()
+
+    objects.put("key", b"kept")
+    assert objects.read("key") == b"kept"
+
+
 def test_parts_of_dead_writers_are_cleared_at_start_and_no_others(
     objects: FilesystemObjectStore, root: Path
 ) -> None:

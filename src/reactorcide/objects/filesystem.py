@@ -26,7 +26,7 @@ from reactorcide.objects.port import (
 )
 
 PIECE_BYTES = 1024 * 1024
-STALE_AFTER = timedelta(minutes=1)
+STALE_AFTER = timedelta(seconds=10)
 """A part younger than this is left alone by the cleaning at start, whoever wrote it."""
 _PLACING_TRIES = 100
 """How often a put makes its directories again because a delete has just removed them."""
@@ -46,16 +46,32 @@ class FilesystemObjectStore:
     anything planted that is not a regular file or directory, while reading it finds nothing.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, is_patient: bool = False) -> None:
         """Make the directories and clear away what writers that died have left.
+
+        Args:
+            is_patient: leave it to a later `tidy` if that cannot be done now.
 
         Raises:
             StoreUnavailable: ``root`` cannot be made or written.
         """
+        self._root = root
         self._data = root / "data"
         self._partial = root / "partial"
+        try:
+            self.tidy()
+        except StoreUnavailable:
+            if not is_patient:
+                raise
+
+    def tidy(self) -> None:
+        """Make what is missing of the store, and clear away what writers that died have left.
+
+        Raises:
+            StoreUnavailable: the store cannot be written.
+        """
         with _store_errors():
-            for directory in (root, self._data, self._partial):
+            for directory in (self._root, self._data, self._partial):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._clear_stale_parts()
 

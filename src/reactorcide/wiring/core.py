@@ -15,7 +15,7 @@ from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.domain.workers import Timing
 from reactorcide.objects.measured import MeasuredStore
-from reactorcide.objects.port import ObjectStore
+from reactorcide.objects.port import ObjectStore, StoreUnavailable
 from reactorcide.objects.prefixed import PrefixedStore
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
@@ -57,6 +57,7 @@ class Core:
     database: Database
     bell: Bell
     objects: ObjectStore
+    tidy_objects: Callable[[], None]
     accounts: AccountService
     jobs: JobService
     attempts: AttemptService
@@ -92,7 +93,8 @@ async def open_core(
         bell = Bell(database)
         await bell.start()
         stack.push_async_callback(_stop, bell.stop, "bell")
-        core = _compose_core(settings, dsn, database, bell, _open_objects(settings, objects_dir))
+        objects = _open_objects(settings, objects_dir, is_patient=is_patient)
+        core = _compose_core(settings, dsn, database, bell, objects)
         stack.push_async_callback(_stop, core.accounts.flush_last_used, "accounts")
         stack.push_async_callback(_stop, core.attempts.close, "dispatch")
         stack.push_async_callback(_stop, core.artifacts.close, "artifacts")
@@ -139,7 +141,14 @@ async def _bring_up_to_date(dsn: str) -> None:
 @asynccontextmanager
 async def maintaining(core: Core) -> AsyncIterator[None]:
     """Keep the maintenance rounds going: lost leases, deadlines, unsent entries, seals, purges."""
-    chores = (core.logs.seal_due, core.logs.purge_due, core.accounts.flush_last_used)
+
+    async def tidy_objects() -> None:
+        try:
+            await asyncio.to_thread(core.tidy_objects)
+        except StoreUnavailable as error:
+            log.warning("objects.not_tidied", detail=error.detail)
+
+    chores = (core.logs.seal_due, core.logs.purge_due, core.accounts.flush_last_used, tidy_objects)
     maintenance = Maintenance(core.database, core.bell, core.queue, core.timing, chores, tally=core.tally)
     task = asyncio.create_task(maintenance.run())
     try:
@@ -165,7 +174,14 @@ async def ensure_admin(core: Core, *, make_one: bool) -> str | None:
     return await core.accounts.bootstrap_admin(user_id, settings.data_dir / TOKEN_FILE)
 
 
-def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, store: ObjectStore) -> Core:
+def _compose_core(
+    settings: Settings,
+    dsn: str,
+    database: Database,
+    bell: Bell,
+    opened: tuple[ObjectStore, Callable[[], None]],
+) -> Core:
+    store, tidy_objects = opened
     timing = Timing(
         lease=settings.lease,
         heartbeat=settings.heartbeat,
@@ -194,6 +210,7 @@ def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, 
         database=database,
         bell=bell,
         objects=objects,
+        tidy_objects=tidy_objects,
         accounts=AccountService(database),
         jobs=JobService(database, queue, bell, vault, policy, tally=tally, heartbeat=timing.heartbeat),
         policy=policy,
@@ -210,17 +227,18 @@ def _compose_core(settings: Settings, dsn: str, database: Database, bell: Bell, 
     )
 
 
-def _open_objects(settings: Settings, objects_dir: Path) -> ObjectStore:
-    store: ObjectStore
+def _open_objects(
+    settings: Settings, objects_dir: Path, *, is_patient: bool
+) -> tuple[ObjectStore, Callable[[], None]]:
+    """Return the object store, and what keeps it tidy."""
     if settings.object_store_type == "memory":
         from reactorcide.objects.memory import MemoryObjectStore
 
-        store = MemoryObjectStore()
-    else:
-        from reactorcide.objects.filesystem import FilesystemObjectStore
+        return PrefixedStore(MemoryObjectStore(), settings.object_store_prefix), lambda: None
+    from reactorcide.objects.filesystem import FilesystemObjectStore
 
-        store = FilesystemObjectStore(settings.object_store_base_path or objects_dir)
-    return PrefixedStore(store, settings.object_store_prefix)
+    files = FilesystemObjectStore(settings.object_store_base_path or objects_dir, is_patient=is_patient)
+    return PrefixedStore(files, settings.object_store_prefix), files.tidy
 
 
 async def _stop(stop: Callable[[], Awaitable[object]], part: str) -> None:
