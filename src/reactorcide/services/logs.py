@@ -129,6 +129,14 @@ class LogService:
         self._sealing = None
         return sealing.result()
 
+    async def close(self) -> None:
+        """Break off a sealing that goes on; the next process takes it up."""
+        if self._sealing is not None:
+            self._sealing.cancel()
+            await asyncio.wait({self._sealing})
+            if not self._sealing.cancelled():
+                self._sealing.exception()  # looked at, or asyncio complains that nobody did
+
     async def purge(self, job_id: str) -> None:
         """Delete every log and artifact of a job. Raises Unavailable."""
         await asyncio.to_thread(self._delete_folder, log_chunks.job_folder(job_id))

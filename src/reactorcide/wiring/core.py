@@ -98,6 +98,7 @@ async def open_core(
         stack.push_async_callback(_stop, core.accounts.flush_last_used, "accounts")
         stack.push_async_callback(_stop, core.attempts.close, "dispatch")
         stack.push_async_callback(_stop, core.artifacts.close, "artifacts")
+        stack.push_async_callback(_stop, core.logs.close, "logs")
         yield core
 
 
