@@ -142,6 +142,25 @@ def test_a_store_that_cannot_be_made_yet_is_made_when_it_can_be(tmp_path: Path) 
     assert objects.read("key") == b"kept"
 
 
+def test_a_store_whose_disk_went_away_is_not_made_anew_in_its_place(
+    objects: FilesystemObjectStore, root: Path
+) -> None:
+    objects.put("key", b"kept")
+    away = root.rename(root.with_name("unmounted"))
+    root.mkdir()
+
+    with pytest.raises(StoreUnavailable):
+        objects.tidy()
+    with pytest.raises(StoreUnavailable):
+        objects.read("key")
+    assert list(root.iterdir()) == []
+
+    root.rmdir()
+    away.rename(root)
+    objects.tidy()
+    assert objects.read("key") == b"kept"
+
+
 def test_parts_of_dead_writers_are_cleared_at_start_and_no_others(
     objects: FilesystemObjectStore, root: Path
 ) -> None:

@@ -58,6 +58,7 @@ class FilesystemObjectStore:
         self._root = root
         self._data = root / "data"
         self._partial = root / "partial"
+        self._is_made = False
         try:
             self.tidy()
         except StoreUnavailable:
@@ -65,14 +66,18 @@ class FilesystemObjectStore:
                 raise
 
     def tidy(self) -> None:
-        """Make what is missing of the store, and clear away what writers that died have left.
+        """Clear away what writers that died have left; before that make the directories, if none could yet.
+
+        Made once, they are never made again: that they are missing then means an unmounted disk.
 
         Raises:
             StoreUnavailable: the store cannot be written.
         """
         with _store_errors():
-            for directory in (self._root, self._data, self._partial):
-                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._is_made:
+                for directory in (self._root, self._data, self._partial):
+                    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._is_made = True
             self._clear_stale_parts()
 
     def put(self, key: str, data: bytes | Iterable[bytes], *, create_only: bool = False) -> int:

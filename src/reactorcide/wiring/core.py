@@ -15,7 +15,7 @@ from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.domain.workers import Timing
 from reactorcide.objects.measured import MeasuredStore
-from reactorcide.objects.port import ObjectStore, StoreUnavailable
+from reactorcide.objects.port import ObjectStore
 from reactorcide.objects.prefixed import PrefixedStore
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
@@ -70,6 +70,13 @@ class Core:
     tally: JobTally
 
 
+@dataclass(frozen=True)
+class _OpenedObjects:
+    store: ObjectStore
+    tidy: Callable[[], None]
+    """Clears away what dead writers have left; raises StoreUnavailable."""
+
+
 @asynccontextmanager
 async def open_core(
     settings: Settings, dsn: str, *, objects_dir: Path, is_patient: bool = False
@@ -93,8 +100,8 @@ async def open_core(
         bell = Bell(database)
         await bell.start()
         stack.push_async_callback(_stop, bell.stop, "bell")
-        objects = _open_objects(settings, objects_dir, is_patient=is_patient)
-        core = _compose_core(settings, dsn, database, bell, objects)
+        opened = _open_objects(settings, objects_dir, is_patient=is_patient)
+        core = _compose_core(settings, dsn, database, bell, opened)
         stack.push_async_callback(_stop, core.accounts.flush_last_used, "accounts")
         stack.push_async_callback(_stop, core.attempts.close, "dispatch")
         stack.push_async_callback(_stop, core.artifacts.close, "artifacts")
@@ -144,10 +151,7 @@ async def maintaining(core: Core) -> AsyncIterator[None]:
     """Keep the maintenance rounds going: lost leases, deadlines, unsent entries, seals, purges."""
 
     async def tidy_objects() -> None:
-        try:
-            await asyncio.to_thread(core.tidy_objects)
-        except StoreUnavailable as error:
-            log.warning("objects.not_tidied", detail=error.detail)
+        await asyncio.to_thread(core.tidy_objects)
 
     chores = (core.logs.seal_due, core.logs.purge_due, core.accounts.flush_last_used, tidy_objects)
     maintenance = Maintenance(core.database, core.bell, core.queue, core.timing, chores, tally=core.tally)
@@ -180,9 +184,8 @@ def _compose_core(
     dsn: str,
     database: Database,
     bell: Bell,
-    opened: tuple[ObjectStore, Callable[[], None]],
+    opened: _OpenedObjects,
 ) -> Core:
-    store, tidy_objects = opened
     timing = Timing(
         lease=settings.lease,
         heartbeat=settings.heartbeat,
@@ -202,7 +205,7 @@ def _compose_core(
     vault = Vault(load_key(settings.encryption_key, settings.data_dir))
     queue = DatabaseQueue(database, bell)
     metrics = Metrics()
-    objects = MeasuredStore(store, metrics.object_store_called)
+    objects = MeasuredStore(opened.store, metrics.object_store_called)
     tally = JobTally(database, metrics)
     return Core(
         settings=settings,
@@ -211,7 +214,7 @@ def _compose_core(
         database=database,
         bell=bell,
         objects=objects,
-        tidy_objects=tidy_objects,
+        tidy_objects=opened.tidy,
         accounts=AccountService(database),
         jobs=JobService(database, queue, bell, vault, policy, tally=tally, heartbeat=timing.heartbeat),
         policy=policy,
@@ -228,18 +231,15 @@ def _compose_core(
     )
 
 
-def _open_objects(
-    settings: Settings, objects_dir: Path, *, is_patient: bool
-) -> tuple[ObjectStore, Callable[[], None]]:
-    """Return the object store, and what keeps it tidy."""
+def _open_objects(settings: Settings, objects_dir: Path, *, is_patient: bool) -> _OpenedObjects:
     if settings.object_store_type == "memory":
         from reactorcide.objects.memory import MemoryObjectStore
 
-        return PrefixedStore(MemoryObjectStore(), settings.object_store_prefix), lambda: None
+        return _OpenedObjects(PrefixedStore(MemoryObjectStore(), settings.object_store_prefix), lambda: None)
     from reactorcide.objects.filesystem import FilesystemObjectStore
 
     files = FilesystemObjectStore(settings.object_store_base_path or objects_dir, is_patient=is_patient)
-    return PrefixedStore(files, settings.object_store_prefix), files.tidy
+    return _OpenedObjects(PrefixedStore(files, settings.object_store_prefix), files.tidy)
 
 
 async def _stop(stop: Callable[[], Awaitable[object]], part: str) -> None:

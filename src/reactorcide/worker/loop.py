@@ -282,7 +282,7 @@ class Worker:
         return WorkerReport(self._draining.is_set(), self._has_free_disk, spooled, spool_bytes)
 
     def _step_down(self) -> None:
-        """Another process has the name: what runs here is its no more, and ours no longer."""
+        """Kill what runs, without a word to the coordinator: another process has this worker's name now."""
         if not self._is_superseded:
             log.error("worker.superseded", worker=self._plan.identity.name)
         self._is_superseded = True
