@@ -25,9 +25,7 @@ from reactorcide.api.strict_json import read_body, read_json
 from reactorcide.api.waiting import until_unwanted
 from reactorcide.domain.accounts import Principal
 from reactorcide.domain.errors import InputFault, InvalidInput, ReactorcideError
-from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import LogPiece, StartedAttempt
-from reactorcide.domain.submission import check_queue_name
 
 C = TypeVar("C", bound=protocol.Request)
 W = TypeVar("W", bound=protocol.WorkerCall)
@@ -71,7 +69,6 @@ async def register_worker(request: Request, caller: WorkerCaller) -> Response:
     read_query(request).close()
     body = _convert(await read_json(request), protocol.RegisterBody)
     spoken = _choose_protocol(body)
-    _check_identity(body)
     # The id in a spool may be another one; the name, and so the worker, is the same.
     spooled = [claim.by("") for claim in body.spooled]
     attempts = parts_of(request).services.attempts
@@ -249,18 +246,3 @@ def _choose_protocol(body: protocol.RegisterBody) -> int:
             ]
         )
     return chosen
-
-
-def _check_identity(body: protocol.RegisterBody) -> None:
-    faults = [
-        InputFault(f"/{name}", "must be text without control characters")
-        for name in ("name", "version", "isolation")
-        if not getattr(body, name).isprintable()
-    ]
-    if not is_id(body.boot_id):
-        faults.append(InputFault("/boot_id", "must be a lower-case UUID"))
-    for number, queue_name in enumerate(body.queues):
-        if fault := check_queue_name(queue_name):
-            faults.append(InputFault(f"/queues/{number}", fault))
-    if faults:
-        raise InvalidInput(faults)

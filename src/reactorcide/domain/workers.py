@@ -1,7 +1,13 @@
 """Workers: who they are, and the times by which they and their coordinator go."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+
+from reactorcide.domain.account_rules import check_name
+from reactorcide.domain.errors import InputFault
+from reactorcide.domain.ids import is_id
+from reactorcide.domain.submission import check_queue_name
 
 
 @dataclass(frozen=True)
@@ -57,3 +63,16 @@ class Timing:
     """[R] Between two rounds of maintenance."""
     cancel_grace: timedelta
     """[G] Between TERM and KILL."""
+
+
+def check_identity(identity: WorkerIdentity) -> Iterator[InputFault]:
+    """Yield what makes it impossible to register a worker."""
+    yield from check_name("/name", identity.name)
+    for name in ("version", "isolation"):
+        if not getattr(identity, name).isprintable():
+            yield InputFault(f"/{name}", "must not contain control characters")
+    if not is_id(identity.boot_id):
+        yield InputFault("/boot_id", "must be a lower-case UUID")
+    for number, queue_name in enumerate(identity.queues):
+        if fault := check_queue_name(queue_name):
+            yield InputFault(f"/queues/{number}", fault)

@@ -6,7 +6,6 @@ somebody else changes nothing. The promises are those of `reactorcide.worker.gat
 
 import asyncio
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -16,6 +15,7 @@ from reactorcide.domain.accounts import Principal
 from reactorcide.domain.errors import (
     ClaimLost,
     Forbidden,
+    InvalidInput,
     Misconfigured,
     NotFound,
     Superseded,
@@ -24,20 +24,25 @@ from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, JobSpec, StartedAttempt
 from reactorcide.domain.outcomes import check_outcome
 from reactorcide.domain.status import JobStatus
-from reactorcide.domain.workers import Registration, Timing, WorkerIdentity, WorkerReport
+from reactorcide.domain.workers import (
+    Registration,
+    Timing,
+    WorkerIdentity,
+    WorkerReport,
+    check_identity,
+)
 from reactorcide.queue.port import Announcement, ReadyQueue
 from reactorcide.services.dispatch import Dispatch
 from reactorcide.services.jobs import GIT_URL_SECRET
+from reactorcide.services.kept_ears import KeptEars
 from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault
 from reactorcide.store import attempts, workers
-from reactorcide.store.bell import Bell, Ear
+from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database, Transaction
 
 SEAT_KNOWN_SECONDS = 1.0
 """So late is noticed that a worker's name was taken over, or its token changed."""
-_EAR_KEPT_SECONDS = 120.0
-"""What rings for a worker between two of its waits is kept so long."""
 
 log = structlog.get_logger()
 
@@ -46,14 +51,6 @@ log = structlog.get_logger()
 class _KnownSeat:
     seat: workers.Seat
     until: float
-
-
-@dataclass
-class _KeptEar:
-    ear: Ear
-    stack: ExitStack
-    used_at: float
-    waiting: int = 0
 
 
 class AttemptService:
@@ -84,7 +81,7 @@ class AttemptService:
             seen_every=timing.heartbeat,
             give_back=self.give_back,
         )
-        self._ears: dict[str, _KeptEar] = {}
+        self._ears = KeptEars(bell)
         self._seats: dict[str, _KnownSeat] = {}
 
     async def close(self) -> None:
@@ -113,9 +110,12 @@ class AttemptService:
             caller: whose token the worker has; None: it shares our database, and needs none.
 
         Raises:
+            InvalidInput: with every fault of the identity.
             Forbidden: the name belongs to a worker of another user.
             Superseded: a later process has registered.
         """
+        if faults := list(check_identity(identity)):
+            raise InvalidInput(faults)
         in_turn = await self.take_turn() if turn is None else turn
 
         async def register(tx: Transaction) -> tuple[str, list[tuple[Claim, attempts.LeaseEnd]]]:
@@ -256,19 +256,7 @@ class AttemptService:
 
         What rings between two calls is kept for the second.
         """
-        now = asyncio.get_running_loop().time()
-        kept = self._ears.get(worker_id)
-        if kept is None:
-            stack = ExitStack()
-            kept = _KeptEar(stack.enter_context(self._bell.listen(f"worker:{worker_id}")), stack, now)
-            self._ears[worker_id] = kept
-        self._drop_old_ears(now)
-        kept.waiting += 1
-        try:
-            return await kept.ear.wait(timeout)
-        finally:
-            kept.waiting -= 1
-            kept.used_at = asyncio.get_running_loop().time()
+        return await self._ears.wait(f"worker:{worker_id}", timeout)
 
     async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
         """Write down how the attempt ended (T6). Repeating the same outcome succeeds.
@@ -350,12 +338,6 @@ class AttemptService:
     async def _mark_seen(self, worker_ids: Collection[str]) -> None:
         async with self._database.transaction(urgent=True) as tx:
             await workers.mark_seen(tx, worker_ids)
-
-    def _drop_old_ears(self, now: float) -> None:
-        for worker_id, kept in list(self._ears.items()):
-            if not kept.waiting and now - kept.used_at > _EAR_KEPT_SECONDS:
-                kept.stack.close()
-                del self._ears[worker_id]
 
     async def _fail_unstartable(self, claim: Claim, why: str) -> attempts.LeaseEnd | None:
         log.error("job.unstartable", job_id=claim.job_id, detail=why)

@@ -24,6 +24,7 @@ import structlog
 
 from reactorcide.domain.errors import (
     Forbidden,
+    InvalidInput,
     Misconfigured,
     NotFound,
     ReactorcideError,
@@ -161,7 +162,7 @@ class Worker:
                 await pause_before_retry(tries)
             except Superseded:
                 self._step_down()
-            except Forbidden as error:
+            except (Forbidden, InvalidInput) as error:
                 raise Misconfigured(f"the coordinator does not take this worker: {error}") from error
             else:
                 self._worker_id = registration.worker_id

@@ -25,6 +25,7 @@ class Gateway(Protocol):
         Every other attempt that an earlier boot of this name holds is ended at once as lost.
 
         Raises:
+            InvalidInput: there cannot be such a worker.
             Forbidden: the name belongs to a worker of somebody else.
             Superseded: a process that began later has registered under it.
         """
