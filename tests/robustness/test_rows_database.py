@@ -90,6 +90,23 @@ class Timed:
         return answer
 
 
+async def test_c12_a_coordinator_that_starts_without_its_object_store_is_ready_when_that_is_there(
+    dsn: str, tmp_path: Path
+) -> None:
+    (tmp_path / "objects").write_bytes(b"in the way")
+    async with installed(dsn, tmp_path) as site:
+        serve = await site.serve()
+        client = site.client(serve.url)
+        unready = await client.get("/readyz")
+        job_id = await submit(client, "waits")
+
+        (tmp_path / "objects").unlink()
+        await until(lambda: is_answered(client, "/readyz", 200), 10)
+
+        assert (unready.status_code, unready.json()["checks"]["database"]) == (503, "ok")
+        assert (await client.get(f"{JOBS}/{job_id}")).status_code == 200
+
+
 async def test_c12_a_coordinator_that_starts_without_its_database_answers_503_and_serves_when_it_is_there(
     server: EmbeddedPostgres, tmp_path: Path
 ) -> None:

@@ -291,6 +291,36 @@ class FailingStore(MemoryObjectStore):
         return super().list(prefix)
 
 
+class StuckStore(MemoryObjectStore):
+    """A store whose puts of sealed logs take for ever, until told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on = threading.Event()
+
+    def put(self, key: str, data: bytes | Iterable[bytes], *, create_only: bool = False) -> int:
+        if key.endswith((".log", ".index")):
+            self.goes_on.wait(20)
+        return super().put(key, data, create_only=create_only)
+
+
+async def test_a_sealing_that_goes_on_is_broken_off_at_the_stop_and_done_by_the_next_process(
+    database: Database, rows: Rows
+) -> None:
+    objects = StuckStore()
+    service = LogService(database, objects, Bell(database))
+    claim = await rows.running()
+    await service.append(claim, 0, b"abc", piece(b"abc"))
+    await rows.end(claim, b"abc")
+
+    assert await service.seal_due() == 0
+    await asyncio.wait_for(service.close(), 5)
+    objects.goes_on.set()
+
+    assert [task for task in asyncio.all_tasks() if "_seal_round" in repr(task.get_coro())] == []
+    assert await LogService(database, objects, Bell(database)).seal_due() == 1
+
+
 async def test_ost_04_a_removal_that_was_broken_off_is_taken_up_within_half_a_minute(
     database: Database, rows: Rows
 ) -> None:

@@ -112,6 +112,28 @@ async def test_wrk_05_a_result_that_was_not_delivered_is_delivered_by_the_next_b
     await until(lambda: not list((coordinator.data_dir / "spool").iterdir()))
 
 
+async def test_a_draining_worker_stays_until_what_its_jobs_wrote_has_been_delivered(
+    coordinator: Coordinator,
+) -> None:
+    objects, away = coordinator.data_dir / "objects", coordinator.data_dir / "away"
+    process = await coordinator.start_worker()
+    job_id = await coordinator.submit("echo begun; sleep 1; echo the last word")
+    await coordinator.printed(job_id, b"begun")
+    objects.rename(away)
+    job = await coordinator.ended(job_id)
+
+    process.send_signal(signal.SIGTERM)
+    output = coordinator.data_dir / "worker.out"
+    await until(lambda: b"worker.draining" in output.read_bytes())
+    stayed = process.returncode is None
+    away.rename(objects)
+
+    assert await asyncio.wait_for(process.wait(), 20) == 0
+    assert (job.status, stayed) == (JobStatus.COMPLETED, True)
+    assert b"the last word" in await coordinator.log(job_id)
+    assert not list((coordinator.data_dir / "spool").iterdir())
+
+
 async def test_wrk_08_a_draining_worker_ends_its_job_beyond_the_lease_and_takes_no_other(
     coordinator: Coordinator,
 ) -> None:
