@@ -58,6 +58,11 @@ class _Line:
         self.is_rung = False
         """Something may be ready, and all that could have looked were looking already."""
 
+    @property
+    def has_sleepers(self) -> bool:
+        """Whether somebody waits here for a ring: then nothing is ready that one could take before them."""
+        return any(not waiter.is_awake for waiter in self.waiters)
+
     def wake_next(self) -> _Waiter | None:
         """Wake who sleeps longest."""
         waiter = next((waiter for waiter in self.waiters if not waiter.is_awake), None)
@@ -112,10 +117,12 @@ class Dispatch:
         limit = min(free_slots, MAX_BATCH)
         if limit < 1 or not queue_names:
             return []
-        claims = await self._take(worker_id, queue_names, limit)
+        names = tuple(sorted(set(queue_names)))
+        claims: list[Claim] = []
+        if wait <= timedelta() or names not in self._lines or not self._lines[names].has_sleepers:
+            claims = await self._take(worker_id, queue_names, limit)
         if claims or wait <= timedelta():
             return claims
-        names = tuple(sorted(set(queue_names)))
         waiter = _Waiter(worker_id)
         line = self._join(names, waiter)
         clock = asyncio.get_running_loop()
