@@ -208,7 +208,7 @@ class Model:
     def append(self, claim: Claim, offset: int, data: bytes) -> int | str:
         """D.5: the length now stored, or what is wrong; for a gap, both."""
         attempt = self.attempt(claim)
-        if attempt is None or attempt.is_sealed:
+        if attempt is None or attempt.claim.worker_id != claim.worker_id or attempt.is_sealed:
             return "lost"
         length = len(attempt.log)
         if offset > length:
