@@ -134,6 +134,7 @@ def compose_result(report: RunReport, log_length: int, log_sha256: str) -> RunRe
         log_length=log_length,
         log_sha256=log_sha256,
         isolation=report.isolation,
+        image_digest=report.image_digest,
         artifacts=report.artifacts,
     )
 

@@ -21,12 +21,18 @@ class EnvironmentTooLarge(Exception):
 
 
 def compose_environment(
-    spec: RunSpec, *, root: str, file_variables: Mapping[str, str], resolved_sha: str | None
+    spec: RunSpec,
+    *,
+    root: str,
+    file_variables: Mapping[str, str],
+    resolved_sha: str | None,
+    provides_path: bool = False,
 ) -> dict[str, str]:
     """Return the variables of the job.
 
     Args:
         root: where the job sees its workspace.
+        provides_path: the sandbox has a PATH of its own, which stays unless the job sets one.
 
     Raises:
         EnvironmentTooLarge: they are more, or longer, than a process can be given.
@@ -39,6 +45,8 @@ def compose_environment(
         "SHELL": "/bin/sh",
         "USER": "job",
     }
+    if provides_path:
+        del account["PATH"]
     platform = {
         "CI": "true",
         "CI_JOB_ID": spec.job_id,

@@ -18,7 +18,14 @@ import msgspec
 
 from runnerlib.environment import EnvironmentTooLarge, compose_environment, place, secret_values
 from runnerlib.executors.choice import choose_executor
-from runnerlib.executors.port import Executor, JobCommand, Limits, SandboxUnavailable
+from runnerlib.executors.port import (
+    Executor,
+    ImageUnavailable,
+    Interrupted,
+    JobCommand,
+    Limits,
+    SandboxUnavailable,
+)
 from runnerlib.guardian import Guardian, Verdict
 from runnerlib.masking import Masker
 from runnerlib.outcome import Outcome, outcome_of_end, outcome_of_verdict
@@ -28,7 +35,7 @@ from runnerlib.spec.rules import check_env_file_path, check_job_path, redact_url
 from runnerlib.spool import Spool
 from runnerlib.workspace import ARTIFACTS, HOME, PathRefused, UsageMeter, Workspace
 
-Phase = Literal["workspace", "source", "environment", "command", "cleanup"]
+Phase = Literal["workspace", "image", "source", "environment", "command", "cleanup"]
 ENV_FILE_LIMIT_BYTES = 256 * 1024
 _DRAIN_SECONDS = 5.0
 _COLLECT_SECONDS = 5.0
@@ -50,6 +57,7 @@ class RunReport:
     outcome: Outcome
     isolation: str
     resolved_sha: str | None
+    image_digest: str | None = None
     artifacts: int = 0
 
 
@@ -77,6 +85,7 @@ class Run:
         self._executor: Executor | None = None
         self._workspace: Workspace | None = None
         self._resolved_sha: str | None = None
+        self._image_digest: str | None = None
         self._isolation = "none"
         self._artifacts = 0
 
@@ -93,11 +102,12 @@ class Run:
         if outcome.message is not None:
             self._tell(outcome.message)
             outcome = replace(outcome, message=self._mask(outcome.message))
-        return RunReport(outcome, self._isolation, self._resolved_sha, self._artifacts)
+        return RunReport(outcome, self._isolation, self._resolved_sha, self._image_digest, self._artifacts)
 
     def _run_phases(self) -> Outcome:
         self._check_spec()
         executor, workspace = self._make_workspace()
+        self._take_image(executor)
         self._bring_source(executor, workspace)
         command = self._compose_command(executor, workspace)
         return self._run_command(executor, workspace, command)
@@ -124,6 +134,17 @@ class Run:
         except SandboxUnavailable as error:
             raise _Stopped(_unavailable(error)) from error
         return executor, workspace
+
+    def _take_image(self, executor: Executor) -> None:
+        self._enter("image")
+        try:
+            self._image_digest = executor.take_image(self._spec.image, self._tell, self._guardian.should_stop)
+        except ImageUnavailable as error:
+            raise _Stopped(Outcome("failed", "image_pull_failed", "infra", str(error))) from error
+        except SandboxUnavailable as error:
+            raise _Stopped(_unavailable(error)) from error
+        except Interrupted as error:
+            raise _Stopped(self._outcome_of_stop()) from error
 
     def _bring_source(self, executor: Executor, workspace: Workspace) -> None:
         self._enter("source")
@@ -173,7 +194,11 @@ class Run:
         root = executor.job_root(workspace.root)
         try:
             environment = compose_environment(
-                spec, root=root, file_variables=from_file, resolved_sha=self._resolved_sha
+                spec,
+                root=root,
+                file_variables=from_file,
+                resolved_sha=self._resolved_sha,
+                provides_path=executor.provides_path,
             )
         except EnvironmentTooLarge as error:
             raise _Stopped(Outcome("failed", "env_file_invalid", "user", str(error))) from error

@@ -372,5 +372,5 @@ def test_the_phases_are_told_in_order(attempts: Attempts) -> None:
 
     events = done.events()
     phases = [event["phase"] for event in events if event["type"] == "phase"]
-    assert phases == ["workspace", "source", "environment", "command", "cleanup"]
+    assert phases == ["workspace", "image", "source", "environment", "command", "cleanup"]
     assert any(event["type"] == "log" and event["length"] == 2 for event in events)

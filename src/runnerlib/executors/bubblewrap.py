@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from runnerlib.executors.port import CHANNEL
+
 JOB_UID = 1000
 OLDEST_VERSION = (0, 8)
 
@@ -100,6 +102,8 @@ class SandboxPlan:
     environment: Mapping[str, str]
     shares_network: bool
     shelves: tuple[Shelf, ...]
+    channel: str | None
+    """Host path of what the job sees as `CHANNEL`."""
     temp_bytes: int
 
 
@@ -159,6 +163,8 @@ def compose_options(plan: SandboxPlan, files: Sequence[SandboxFile]) -> list[str
     for shelf in plan.shelves:
         options += ["--ro-bind", shelf.source, shelf.target]
     options += ["--bind", plan.workspace, "/job"]
+    if plan.channel is not None:
+        options += ["--perms", "0755", "--dir", "/run", "--bind", plan.channel, CHANNEL]
     # What bubblewrap made to hold the mounts is memory too: nobody may write there.
     options += ["--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in plan.environment.items():

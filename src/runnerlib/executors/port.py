@@ -10,14 +10,25 @@ What an implementer keeps:
 - nothing is started at all if the isolation cannot be had: `SandboxUnavailable`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+CHANNEL = "/run/reactorcide"
+"""Where a sandboxed job sees the folder in which it meets its runner (`Executor.open_channel`)."""
+
 
 class SandboxUnavailable(Exception):
     """The isolation cannot be had on this host; nothing of the job was run."""
+
+
+class ImageUnavailable(Exception):
+    """The image of the job cannot be had; the text has the registry's own words. Nothing was run."""
+
+
+class Interrupted(Exception):
+    """``should_stop`` said so before the work was done."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +104,36 @@ class Executor(Protocol):
     owner: tuple[int, int] | None
     """Host user and group id of the job, None: our own. The workspace has to belong to them."""
 
+    provides_path: bool
+    """The sandbox brings a ``PATH`` of its own, such as an image's."""
+
+    def take_image(
+        self, image: str | None, tell: Callable[[str], None], should_stop: Callable[[], bool]
+    ) -> str | None:
+        """Have the image of the job here; return its digest, ``sha256:…``. Called before `start`.
+
+        An executor without images returns None, whatever is asked for.
+
+        Args:
+            tell: takes lines on the progress for the job's log.
+            should_stop: asked many times a second.
+
+        Raises:
+            ImageUnavailable: it cannot be had.
+            SandboxUnavailable: what would fetch and run it is not here.
+            Interrupted: ``should_stop`` said so.
+        """
+        ...
+
     def open_workspace(self, path: Path) -> Path:
         """Make the workspace at ``path`` reachable for the job's user; return where we reach it now."""
+        ...
+
+    def open_channel(self, path: Path) -> str:
+        """Let the job reach a folder of ours, owned by ``owner``; return where the job will see it.
+
+        Called once, before `start`.
+        """
         ...
 
     def job_root(self, workspace: Path) -> str:

@@ -7,6 +7,7 @@ owns nothing if it ever got out. Run by anybody else, it is that user, shut in.
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ from runnerlib.executors.bubblewrap import (
 )
 from runnerlib.executors.cgroups import Controllers, JobGroup, find_controllers
 from runnerlib.executors.launch import Doorway, apply_limits, output_pipes, shell_argv
-from runnerlib.executors.port import JobCommand, JobEnd, Limits, SandboxUnavailable
+from runnerlib.executors.port import CHANNEL, JobCommand, JobEnd, Limits, SandboxUnavailable
 from runnerlib.executors.processes import (
     ProcessWatch,
     children_of,
@@ -54,6 +55,7 @@ class BubblewrapExecutor:
     """
 
     isolation = "bubblewrap"
+    provides_path = False
 
     def __init__(
         self, name: str, *, run_as: tuple[int, int] | None, read_only_paths: tuple[str, ...]
@@ -68,6 +70,7 @@ class BubblewrapExecutor:
         self.owner = run_as
         self._name = name
         self._anteroom: Anteroom | None = None
+        self._channel: Path | None = None
         self._program = found.path
         self._shelves = tuple(Shelf(path, path) for path in read_only_paths)
         if run_as is not None:
@@ -75,9 +78,21 @@ class BubblewrapExecutor:
             self._program = self._anteroom.install(found)
             self._shelves = self._anteroom.shelve(read_only_paths)
 
+    def take_image(
+        self, image: str | None, tell: Callable[[str], None], should_stop: Callable[[], bool]
+    ) -> str | None:
+        """Return None: the sandbox has the host's own programs, whatever image is named."""
+        del image, tell, should_stop
+        return None
+
     def open_workspace(self, path: Path) -> Path:
         """Return where the sandbox's user reaches the workspace."""
         return path if self._anteroom is None else self._anteroom.bind(path, "job")
+
+    def open_channel(self, path: Path) -> str:
+        """Let the job reach a folder of ours."""
+        self._channel = path if self._anteroom is None else self._anteroom.bind(path, "channel")
+        return CHANNEL
 
     def job_root(self, workspace: Path) -> str:
         """Return where the job sees the workspace: always the same."""
@@ -96,6 +111,7 @@ class BubblewrapExecutor:
             environment=command.environment,
             shares_network=command.network == "default",
             shelves=self._shelves,
+            channel=None if self._channel is None else str(self._channel),
             # Half of the memory, as it is memory too: it shall be full before the job has none left.
             temp_bytes=min(_TEMP_BYTES, (command.limits.memory_bytes or 2 * _TEMP_BYTES) // 2),
         )

@@ -8,6 +8,7 @@ import ctypes
 import os
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
@@ -33,14 +34,26 @@ class UnsandboxedExecutor:
     """Runs jobs as plain processes of our own user."""
 
     isolation = "unsandboxed"
+    provides_path = False
     owner: tuple[int, int] | None = None
 
     def __init__(self) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
+    def take_image(
+        self, image: str | None, tell: Callable[[str], None], should_stop: Callable[[], bool]
+    ) -> str | None:
+        """Return None: the job has the host's own programs."""
+        del image, tell, should_stop
+        return None
+
     def open_workspace(self, path: Path) -> Path:
         """Return the workspace as it is."""
         return path
+
+    def open_channel(self, path: Path) -> str:
+        """Return the folder as it is."""
+        return str(path)
 
     def job_root(self, workspace: Path) -> str:
         """Return the real path: there is no other view of it."""

@@ -38,6 +38,18 @@ class HostPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Run without a sandbox: the operator's explicit choice, never a fall-back."""
     run_as_uid: int | None = None
     """Host uid of the sandbox when the worker is root; None: the worker's own uid."""
+    container_engine: str | None = None
+    """``docker``, ``podman``, ``nerdctl`` or the path of one; None: the first of these that is found."""
+    container_user: str = "runner"
+    """Who a container runs as: ``runner`` (1001), ``root``, or ``uid[:gid]``."""
+    container_pull: Literal["missing", "always", "never"] = "missing"
+    container_pull_seconds: float = 600.0
+    container_network: str | None = None
+    """Name of the engine's network of jobs that may use one; None: the engine's default."""
+    container_read_only: bool = False
+    """The image's own files cannot be changed by the job."""
+    plugin_dir: str | None = None
+    """The operator's plugins, run by the runner outside of any sandbox; never a folder of the job's."""
     read_only_paths: tuple[str, ...] = ()
     """Host paths a sandboxed job sees read-only besides the system's, e.g. a toolchain in /opt."""
     default_resources: Resources = Resources(memory_mb=4096, pids=1024)

@@ -40,7 +40,7 @@ ControlMessage = Renewed | Stop
 class PhaseEntered(msgspec.Struct, frozen=True, tag_field="type", tag="phase"):
     """The run came to this phase."""
 
-    phase: Literal["workspace", "source", "environment", "command", "cleanup"]
+    phase: Literal["workspace", "image", "source", "environment", "command", "cleanup"]
 
 
 class SourceResolved(msgspec.Struct, frozen=True, tag_field="type", tag="source"):
@@ -78,6 +78,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     log_sha256: str
     isolation: str
     """What isolated the job, e.g. ``bubblewrap``, ``unsandboxed``, ``none`` if it never started."""
+    image_digest: str | None = None
+    """``sha256:…`` of the image that the job ran in, where it ran in one."""
     artifacts: int = 0
     """How many artifacts the spool holds; ``artifacts.json`` lists them (see `runnerlib.spec.artifacts`)."""
 
