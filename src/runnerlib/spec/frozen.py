@@ -101,6 +101,8 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     network: Literal["default", "none"] = "default"
     resources: Resources = Resources()
     artifacts: tuple[str, ...] = ("**",)
+    plugins: tuple[str, ...] | None = None
+    """Names of the plugins in the operator's folder to use; None: all that are enabled."""
     spool_dir: str
     """Owner-only directory of this attempt; log, index and result are written here."""
     workspace_root: str
