@@ -27,12 +27,14 @@ def compose_environment(
     file_variables: Mapping[str, str],
     resolved_sha: str | None,
     provides_path: bool = False,
+    secrets_socket: str | None = None,
 ) -> dict[str, str]:
     """Return the variables of the job.
 
     Args:
         root: where the job sees its workspace.
         provides_path: the sandbox has a PATH of its own, which stays unless the job sets one.
+        secrets_socket: where the job registers secrets (`runnerlib.registration`), as it sees it.
 
     Raises:
         EnvironmentTooLarge: they are more, or longer, than a process can be given.
@@ -64,6 +66,7 @@ def compose_environment(
         "REACTORCIDE_JOB_DIR": place(spec.job_dir, root),
         "REACTORCIDE_JOB_COMMAND": spec.command,
         "REACTORCIDE_RUNNER_IMAGE": spec.image,
+        "REACTORCIDE_SECRETS_SOCKET": secrets_socket,
         "PYTHONUNBUFFERED": "1",
     }
     known = {name: value for name, value in platform.items() if value is not None}

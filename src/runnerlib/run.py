@@ -30,6 +30,7 @@ from runnerlib.guardian import Guardian, Verdict
 from runnerlib.masking import Masker
 from runnerlib.outcome import Outcome, outcome_of_end, outcome_of_verdict
 from runnerlib.pump import OutputPump
+from runnerlib.registration import SecretsChannel
 from runnerlib.spec import JobSource, RunSpec
 from runnerlib.spec.rules import check_env_file_path, check_job_path, redact_url
 from runnerlib.spool import Spool
@@ -84,6 +85,7 @@ class Run:
         self._name = f"{spec.job_id}.{spec.attempt}"
         self._executor: Executor | None = None
         self._workspace: Workspace | None = None
+        self._channel: SecretsChannel | None = None
         self._resolved_sha: str | None = None
         self._image_digest: str | None = None
         self._isolation = "none"
@@ -199,6 +201,7 @@ class Run:
                 file_variables=from_file,
                 resolved_sha=self._resolved_sha,
                 provides_path=executor.provides_path,
+                secrets_socket=self._open_channel(executor, workspace),
             )
         except EnvironmentTooLarge as error:
             raise _Stopped(Outcome("failed", "env_file_invalid", "user", str(error))) from error
@@ -209,6 +212,12 @@ class Run:
             limits=_limits_of(spec),
             network=spec.network,
         )
+
+    def _open_channel(self, executor: Executor, workspace: Workspace) -> str:
+        folder = workspace.outer / "channel"
+        self._channel = SecretsChannel(folder, self._masker, executor.owner)
+        self._channel.open()
+        return self._channel.path_for(executor.open_channel(folder))
 
     def _read_env_file(self, workspace: Workspace) -> dict[str, str]:
         from runnerlib.env_file import EnvFileInvalid, parse_env_file
@@ -236,6 +245,7 @@ class Run:
             )
         finally:
             end = job.close()
+            self._close_channel()
         is_quiet = pump.finish(_DRAIN_SECONDS)
         if not is_quiet:
             self._tell("something outlived the job and still holds its output open; it is not read further")
@@ -286,12 +296,17 @@ class Run:
 
     def _clean_up(self) -> None:
         self._listener.entered("cleanup")
+        self._close_channel()
         if self._workspace is None:
             return
         try:
             self._workspace.remove()
         except OSError as error:
             self._tell(f"the workspace cannot be removed whole: {error.strerror or error}")
+
+    def _close_channel(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
 
     def _enter(self, phase: Phase) -> None:
         if self._guardian.should_stop():

@@ -32,6 +32,11 @@ _ESCAPE = re.compile(r"\\u[0-9a-f]{4}")
 _HTML_ESCAPES = str.maketrans({"<": "\\u003c", ">": "\\u003e", "&": "\\u0026"})
 
 
+def is_maskable(secret: bytes) -> bool:
+    """Tell whether ``secret`` has patterns at all: it is long enough, and not blank."""
+    return len(secret) >= SHORTEST_SECRET_BYTES and secret.strip() != b""
+
+
 def patterns_of(secret: bytes) -> set[bytes]:
     """Return every byte string that gives ``secret`` away; none for one too short to mask, or blank."""
     forms: set[bytes] = set()
@@ -57,7 +62,8 @@ def _lines(secret: bytes) -> Iterator[bytes]:
         return
     for line in lines:
         for form in (line, line.strip()):
-            if len(form) >= SHORTEST_LINE_BYTES:
+            # Blanks alone are in any output.
+            if len(form) >= SHORTEST_LINE_BYTES and line.strip():
                 yield form
 
 

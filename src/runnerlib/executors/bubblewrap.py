@@ -164,7 +164,7 @@ def compose_options(plan: SandboxPlan, files: Sequence[SandboxFile]) -> list[str
         options += ["--ro-bind", shelf.source, shelf.target]
     options += ["--bind", plan.workspace, "/job"]
     if plan.channel is not None:
-        options += ["--perms", "0755", "--dir", "/run", "--bind", plan.channel, CHANNEL]
+        options += ["--perms", "0755", "--dir", "/run", "--ro-bind", plan.channel, CHANNEL]
     # What bubblewrap made to hold the mounts is memory too: nobody may write there.
     options += ["--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in plan.environment.items():
