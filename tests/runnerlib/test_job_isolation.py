@@ -70,7 +70,7 @@ def test_run_02_a_job_gets_the_documented_variables_and_no_descriptor(attempts: 
         *("CI", "CI_ARTIFACTS_DIR", "CI_JOB_ATTEMPT", "CI_JOB_ID", "CI_JOB_NAME", "CI_WORKSPACE"),
         *("HOME", "LANG", "LOGNAME", "PATH", "PWD", "PYTHONUNBUFFERED", "SHELL", "USER"),
         *("REACTORCIDE_CI", "REACTORCIDE_CODE_DIR", "REACTORCIDE_JOB_COMMAND", "REACTORCIDE_JOB_DIR"),
-            "REACTORCIDE_SECRETS_SOCKET",
+        "REACTORCIDE_SECRETS_SOCKET",
     }
     assert descriptors.split() == ["0", "1", "2", "3"]  # 3 is the folder that `ls` reads
 
