@@ -8,6 +8,8 @@ from pathlib import Path
 
 import click
 
+from runnerlib.commands.secrets import register_secret
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
@@ -52,6 +54,9 @@ def clean(workspace_root: Path, attempts: tuple[str, ...]) -> None:
     groups = remove_stale_groups(names)
     workspaces = remove_workspaces(workspace_root, names)
     click.echo(json.dumps({"groups": groups, "workspaces": workspaces}))
+
+
+cli.add_command(register_secret)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
