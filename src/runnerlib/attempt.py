@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from runnerlib.executors.processes import wait_readable
@@ -84,36 +85,50 @@ def main() -> int:
         _complain(f"the spec is refused: {error}")
         return 2
     _outlive_signals()
-    guardian = Guardian(
-        _STANDARD_INPUT,
-        timeout_seconds=spec.timeout_seconds,
-        silence_seconds=spec.silence_timeout_seconds,
-        fence_seconds=spec.fence_seconds,
-        fence_used_seconds=spec.fence_used_seconds,
-        grace_seconds=spec.host.cancel_grace_seconds,
-        said_already=said_after,
-    )
+    guardian = make_guardian(spec, _STANDARD_INPUT, said_after)
     try:
-        run_attempt(spec, guardian, events)
+        run_attempt(spec, guardian, on_growth=events.grew, on_event=events.send)
     except OSError as error:
         _complain(f"no result could be written: {error}")
         return 1
     return 0
 
 
-def run_attempt(spec: RunSpec, guardian: Guardian, events: EventChannel) -> RunResult:
+def make_guardian(spec: RunSpec, control: int, said_already: bytes = b"") -> Guardian:
+    """Return the guardian of an attempt, which listens on ``control`` from now on."""
+    return Guardian(
+        control,
+        timeout_seconds=spec.timeout_seconds,
+        silence_seconds=spec.silence_timeout_seconds,
+        fence_seconds=spec.fence_seconds,
+        fence_used_seconds=spec.fence_used_seconds,
+        grace_seconds=spec.host.cancel_grace_seconds,
+        said_already=said_already,
+    )
+
+
+def run_attempt(
+    spec: RunSpec,
+    guardian: Guardian,
+    *,
+    on_growth: Callable[[int], None],
+    on_event: Callable[[RunnerEvent], None] = lambda _: None,
+) -> RunResult:
     """Run an attempt and keep its result in the spool.
+
+    Args:
+        on_growth: called with each new length of the log; must not block.
 
     Raises:
         OSError: the spool cannot be made, or the result not be written.
     """
-    spool = Spool(Path(spec.spool_dir), limit_bytes=spec.host.log_limit_bytes, on_growth=events.grew)
+    spool = Spool(Path(spec.spool_dir), limit_bytes=spec.host.log_limit_bytes, on_growth=on_growth)
     try:
 
         def enter(phase: Phase) -> None:
-            events.send(PhaseEntered(phase))
+            on_event(PhaseEntered(phase))
 
-        listener = RunListener(enter, lambda sha: events.send(SourceResolved(sha)))
+        listener = RunListener(enter, lambda sha: on_event(SourceResolved(sha)))
         report = Run(spec, spool, guardian, listener).execute()
         return spool.finish(lambda length, digest: compose_result(report, length, digest))
     finally:

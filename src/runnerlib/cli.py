@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from runnerlib.commands.run import run_spec
 from runnerlib.commands.secrets import register_secret
 
 
@@ -57,6 +58,7 @@ def clean(workspace_root: Path, attempts: tuple[str, ...]) -> None:
 
 
 cli.add_command(register_secret)
+cli.add_command(run_spec)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
