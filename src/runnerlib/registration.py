@@ -166,8 +166,6 @@ class SecretsChannel:
         Path(path).chmod(0o600)
         ear.setblocking(False)
         ear.listen(_WAITING)
-        # The job finds its socket there, and can put nothing else beside it.
-        self._folder.chmod(0o500)
         if self._owner is not None:
             os.chown(path, *self._owner, follow_symlinks=False)
             os.chown(self._folder, *self._owner)
@@ -197,7 +195,6 @@ class SecretsChannel:
             self._ear = None
             # The workspace goes soon, and this with it.
             with suppress(OSError):
-                self._folder.chmod(0o700)
                 (self._folder / SOCKET_NAME).unlink()
         for descriptor in (self._wake, self._folder_handle):
             if descriptor >= 0:

@@ -364,7 +364,7 @@ def test_more_bytes_of_secrets_than_may_be_are_refused(connect: Callable[[], Cli
 
 def test_only_its_user_can_reach_the_socket(path: str) -> None:
     assert stat.S_IMODE(Path(path).stat().st_mode) == 0o600
-    assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o500
+    assert stat.S_IMODE(Path(path).parent.stat().st_mode) == 0o700
 
 
 def test_a_path_too_long_for_an_address_is_reached_another_way(masker: Masker, tmp_path: Path) -> None:
@@ -388,10 +388,12 @@ def test_after_the_end_the_socket_and_its_thread_are_gone(masker: Masker, tmp_pa
     channel.open()
     path = channel.path_for(str(tmp_path / "channel"))
     client = Client(path)
+    answer = client.ask(request(SECRET))
 
     channel.close()
     channel.close()
 
+    assert answer.startswith(b"{")
     assert client.line() == b""
     client.close()
     assert not Path(path).exists()

@@ -164,6 +164,7 @@ def compose_options(plan: SandboxPlan, files: Sequence[SandboxFile]) -> list[str
         options += ["--ro-bind", shelf.source, shelf.target]
     options += ["--bind", plan.workspace, "/job"]
     if plan.channel is not None:
+        # A socket is connected to all the same, and nothing is written beside it.
         options += ["--perms", "0755", "--dir", "/run", "--ro-bind", plan.channel, CHANNEL]
     # What bubblewrap made to hold the mounts is memory too: nobody may write there.
     options += ["--remount-ro", "/dev", "--remount-ro", "/"]
