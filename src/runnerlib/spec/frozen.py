@@ -42,6 +42,8 @@ class HostPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """``docker``, ``podman``, ``nerdctl`` or the path of one; None: the first of these that is found."""
     container_user: str = "runner"
     """Who a container runs as: ``runner`` (1001), ``root``, or ``uid[:gid]``."""
+    container_allow_root: bool = False
+    """``container_user`` may be root."""
     container_pull: Literal["missing", "always", "never"] = "missing"
     container_pull_seconds: float = 600.0
     container_network: str | None = None
