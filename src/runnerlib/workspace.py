@@ -8,6 +8,9 @@ import os
 import posixpath
 import stat
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runnerlib.removal import remove_tree
@@ -15,6 +18,7 @@ from runnerlib.removal import remove_tree
 ARTIFACTS = "/job/artifacts"
 HOME = "/job/home"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class PathRefused(Exception):
@@ -98,10 +102,8 @@ class Workspace:
         Raises:
             PathRefused: there is none, it is something else, or it is longer than ``limit_bytes``.
         """
-        descriptor = self._open(job_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = self.open_file(job_path)
         try:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise PathRefused(f"{job_path} is not a regular file")
             data = b""
             while len(data) <= limit_bytes and (piece := os.read(descriptor, limit_bytes + 1 - len(data))):
                 data += piece
@@ -110,6 +112,52 @@ class Workspace:
         if len(data) > limit_bytes:
             raise PathRefused(f"{job_path} is longer than {limit_bytes} bytes")
         return data
+
+    def open_file(self, job_path: str) -> int:
+        """Open a regular file for reading, reached without links; the caller closes it.
+
+        Raises PathRefused.
+        """
+        descriptor = self._open(job_path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise PathRefused(f"{job_path} is not a regular file")
+        return descriptor
+
+    def open_directory(self, job_path: str) -> int:
+        """Open a directory, reached without links; the caller closes it. Raises PathRefused."""
+        return self._open(job_path, _FOLDER)
+
+    @contextmanager
+    def new_file(self, job_path: str) -> Iterator[int]:
+        """Open a new file of the job's own for writing; missing directories above it are made.
+
+        It takes its place, whatever file or link was there, when the block has ended well.
+
+        Raises:
+            PathRefused: the path passes through a link, or a directory is in its place.
+        """
+        above, name = posixpath.split(posixpath.normpath(job_path))
+        self.make_directory(above)
+        folder = self._open(above, _FOLDER)
+        part = f".{uuid.uuid4().hex}.part"
+        try:
+            descriptor = os.open(part, _NEW_FILE, 0o644, dir_fd=folder)
+            try:
+                yield descriptor
+                if self._owner is not None:
+                    os.fchown(descriptor, *self._owner)
+                os.rename(part, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except BaseException:
+                with suppress(FileNotFoundError):
+                    os.unlink(part, dir_fd=folder)
+                raise
+            finally:
+                os.close(descriptor)
+        except (IsADirectoryError, NotADirectoryError) as error:
+            raise PathRefused(f"{job_path} is a directory") from error
+        finally:
+            os.close(folder)
 
     def remove(self) -> None:
         """Remove everything. Raises OSError if something stays."""
