@@ -1,7 +1,7 @@
 """From JSON and query strings to typed values, with every fault of the form at once."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +17,10 @@ class Input(BaseModel):
     """A body or a query: exact types, and no field that nobody reads."""
 
     model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+
+    def __repr_args__(self) -> Iterator[tuple[str, str]]:
+        """Name what was given, never its value: secrets come this way, and errors show their objects."""
+        return ((name, "...") for name in sorted(self.model_fields_set))
 
     def given(self) -> dict[str, Any]:
         """Return the fields that were sent; what was not sent is for the caller's default."""

@@ -38,11 +38,11 @@ class JobSpec:
     timeout_seconds: int
     queue_timeout_seconds: int
     description: str = ""
-    git_url: str | None = None
+    git_url: str | None = field(default=None, repr=False)
     git_ref: str | None = None
     source_path: str | None = None
-    job_env_vars: dict[str, str] = field(default_factory=dict)
-    job_secrets: dict[str, str] = field(default_factory=dict)
+    job_env_vars: dict[str, str] = field(default_factory=dict, repr=False)
+    job_secrets: dict[str, str] = field(default_factory=dict, repr=False)
     job_env_file: str | None = None
     silence_timeout_seconds: int | None = None
     priority: int = 0

@@ -11,7 +11,7 @@ import stat
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -99,7 +99,7 @@ class SandboxPlan:
 
     workspace: str
     directory: str
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     shares_network: bool
     shelves: tuple[Shelf, ...]
     channel: str | None

@@ -11,7 +11,7 @@ What an implementer keeps:
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -48,7 +48,7 @@ class JobCommand:
 
     text: str
     directory: str
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
     limits: Limits
     network: Literal["default", "none"]
 

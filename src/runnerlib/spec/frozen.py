@@ -21,6 +21,10 @@ class JobSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     ref: str | None = None
     path: str | None = None
 
+    def __repr__(self) -> str:
+        """Without the URL, which may have a password in it."""
+        return f"JobSource(type={self.type!r}, ref={self.ref!r}, path={self.path!r})"
+
 
 class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Limits of a job; None takes the host's default."""
@@ -110,6 +114,10 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     workspace_root: str
     """Directory in which the runner makes, and afterwards removes, this attempt's workspace."""
     host: HostPolicy = HostPolicy()
+
+    def __repr__(self) -> str:
+        """Only which attempt it is: whatever shows a spec, an error for one, must not show its secrets."""
+        return f"RunSpec(job_id={self.job_id!r}, attempt={self.attempt!r})"
 
 
 def encode_spec(spec: RunSpec) -> bytes:
