@@ -2,7 +2,6 @@
 
 import os
 import resource
-import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +42,7 @@ class ContainerExecutor:
     provides_path = True
 
     def __init__(self, policy: HostPolicy, name: str) -> None:
-        self.engine: Engine = find_engine(policy.container_engine)
+        self.engine: Engine = find_engine(policy.container_engine, needs_version=False)
         self.isolation: str = self.engine.name
         self._policy = policy
         self._name = name
@@ -105,7 +104,7 @@ class ContainerExecutor:
         limits = replace(asked, open_files=min(asked.open_files, files or asked.open_files))
         return ContainerPlan(
             engine=engine.name,
-            name=container_name(self._name, secrets.token_hex(4)),
+            name=container_name(self._name, os.urandom(4).hex()),
             attempt=self._name,
             owner=f"uid-{os.geteuid()}.pid-{os.getpid()}",
             image_id=self._image.id,

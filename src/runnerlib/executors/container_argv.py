@@ -3,7 +3,6 @@
 Nothing of the job's own text is in it besides names and paths: see `container_entry` for the rest.
 """
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -18,7 +17,7 @@ USUAL_ID = 1001
 """User and group id of ``runner``."""
 _SHARED_MEMORY = "64m"
 _LARGEST_ID = 2**31 - 1
-_PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_PLAIN_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}"
 
 
 class PlanRefused(ValueError):
@@ -66,8 +65,10 @@ class ContainerPlan:
 
 def attempt_label(attempt: str) -> str:
     """Return what stands for an attempt in names and labels: its name, unless that is an odd one."""
-    if _PLAIN_NAME.fullmatch(attempt):
+    if re.fullmatch(_PLAIN_NAME, attempt):
         return attempt
+    import hashlib
+
     return hashlib.sha256(attempt.encode(errors="surrogateescape")).hexdigest()[:40]
 
 

@@ -58,7 +58,8 @@ def compose_entry(command: str, environment: Mapping[str, str]) -> bytes:
             b"while read -r word <&3; do kill -TERM 0; done",
             b"kill -KILL -1",
             b") </dev/null >/dev/null 4>&- &",
-            exports + b"/bin/sh -c -- " + _quoted(command) + b" </dev/null 2>&4 3<&- 4>&-",
+            # In a shell of its own until it is the job's: ours says how a command died on what it was given.
+            exports + b"( exec </dev/null 2>&4 3<&- 4>&-; exec /bin/sh -c -- " + _quoted(command) + b" )",
             b"code=$?",
             b'if [ "$code" != 0 ]; then',
             b"for file in " + _MEMORY_EVENTS.encode() + b"; do",

@@ -6,7 +6,6 @@ its configuration is; jobs never do.
 
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,24 +75,27 @@ class _Service(msgspec.Struct):
     rootless: bool = False
 
 
-def find_engine(named: str | None) -> Engine:
+def find_engine(named: str | None, *, needs_version: bool = True) -> Engine:
     """Return the engine of this name or path; without one, the first that is here and answers.
+
+    Args:
+        needs_version: else it may be empty, where it takes a process to ask for it and for nothing else.
 
     Raises:
         SandboxUnavailable: there is none, or the named one is missing or does not answer; says why.
     """
     if named is not None:
-        path = shutil.which(named)
+        path = _which(named)
         if path is None:
             raise SandboxUnavailable(f"the container engine {named!r} is not installed")
-        return _ask(_kind_of(path), path)
+        return _ask(_kind_of(path), path, needs_version=needs_version)
     reasons = []
     for name in NAMES:
-        path = shutil.which(name)
+        path = _which(name)
         if path is None:
             continue
         try:
-            return _ask(name, path)
+            return _ask(name, path, needs_version=needs_version)
         except SandboxUnavailable as error:
             reasons.append(str(error))
     why = "; ".join(reasons) or f"none of {', '.join(NAMES)} is installed"
@@ -125,8 +127,17 @@ def last_words(said: bytes) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
+def _which(program: str) -> str | None:
+    places = [program] if "/" in program else [f"{folder}/{program}" for folder in os.get_exec_path()]
+    found = (place for place in places if os.access(place, os.X_OK) and Path(place).is_file())
+    return next((os.path.abspath(place) for place in found), None)  # noqa: PTH100 - links stay
+
+
 def _kind_of(path: str) -> str:
     """Tell whose command line a program speaks, whatever it is called."""
+    if path.endswith(("/podman", "/nerdctl")):
+        # What is called docker may be podman in disguise; nobody disguises as these.
+        return path.rpartition("/")[2]
     told = call_engine(path, ["--version"]).output.lower()
     kind = next((name for name in ("podman", "nerdctl", "docker") if name in told), None)
     if kind is None:
@@ -134,10 +145,14 @@ def _kind_of(path: str) -> str:
     return kind
 
 
-def _ask(name: str, path: str) -> Engine:
+def _ask(name: str, path: str, *, needs_version: bool) -> Engine:
     if name != "podman":
         return _ask_daemon("nerdctl" if name == "nerdctl" else "docker", path)
-    return _ask_service(path) if os.environ.get("CONTAINER_HOST") else _look_at_podman(path)
+    if os.environ.get("CONTAINER_HOST"):
+        return _ask_service(path)
+    if os.geteuid() == 0 and not needs_version:
+        return _podman(path, "", False, True, [])
+    return _look_at_podman(path)
 
 
 def _ask_daemon(name: Literal["docker", "nerdctl"], path: str) -> Engine:

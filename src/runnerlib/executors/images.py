@@ -33,7 +33,7 @@ _TRANSPORTS = frozenset(
     }
 )
 """What an engine would take for a way to files of the host, and not for a registry."""
-_CREDENTIAL = re.compile(
+_CREDENTIAL = (
     r"(?<=//)[^/@\s]+(?=@)"
     r"|(?i:(?<=bearer )|(?<=basic )|(?<=token=)|(?<=password=)|(?<=signature=))[^\s\"'&,;]+"
 )
@@ -112,7 +112,7 @@ def digest_of(image_id: str, digests: list[str], reference: str) -> str:
 
 def without_credentials(text: str) -> str:
     """Return words of a registry with what looks like a credential replaced."""
-    return _CREDENTIAL.sub("[REDACTED]", text)
+    return re.sub(_CREDENTIAL, "[REDACTED]", text)
 
 
 def _look(engine: Engine, reference: str) -> Image | Answer:
