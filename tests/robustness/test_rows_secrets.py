@@ -115,7 +115,7 @@ async def test_log_10_no_secret_is_anywhere_but_in_its_job(site: Installation, d
         timeout_seconds=60,
     )
     await printed(client, job_id, b"all printed")
-    while_it_runs = found_in_processes()
+    while_it_runs = found_in_processes() + found_below(site.folder)
     for go in site.folder.glob("*/**/job"):
         (go / "go").touch()
     job = await ended(client, job_id)
@@ -261,5 +261,5 @@ def test_e41_nothing_that_holds_secrets_shows_them_when_it_is_printed() -> None:
 
     for value in (request, freeze_request(request, POLICY), body, spec, spec.source, command, plan):
         for shown in (repr(value), str(value), f"{[value]}", f"{value!a}"):
-            assert type(value).__name__ in shown
+            assert "=" in shown
             assert found_in(shown.encode()) == [], shown
