@@ -5,6 +5,7 @@ as unset; a secret may also come from a file named by `<NAME>_FILE`. Every fault
 """
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
@@ -106,6 +107,15 @@ def _queue_names(raw: str) -> tuple[str, ...]:
     return tuple(_queue_name(name) for name in _list(",")(raw))
 
 
+def _matching(pattern: str, rule: str) -> Callable[[str], str]:
+    def parse(raw: str) -> str:
+        if not re.fullmatch(pattern, raw, re.ASCII):
+            raise ValueError(rule)
+        return raw
+
+    return parse
+
+
 def _user_id(raw: str) -> str:
     if not is_id(raw):
         raise ValueError("must be a lower-case UUID")
@@ -201,7 +211,22 @@ class Settings:
     spool_dir: Path | None = _setting(
         None, _path, "logs and results not yet delivered; unset: DATA_DIR/spool"
     )
-    executor: str = _setting("auto", _one_of("auto", "process"), "what runs a job")
+    executor: str = _setting("auto", _one_of("auto", "process", "container"), "what runs a job")
+    container_engine: str | None = _setting(
+        None, _text, "docker, podman, nerdctl or a path; unset: the first that is there and answers"
+    )
+    container_user: str = _setting(
+        "runner",
+        _matching(r"runner|root|\d{1,10}(:\d{1,10})?", "must be runner, root or uid[:gid]"),
+        "who jobs are in containers",
+    )
+    container_allow_root: bool = _setting(False, _flag, "CONTAINER_USER may be root")
+    container_pull: str = _setting("missing", _one_of("missing", "always", "never"), "when to pull images")
+    container_pull_seconds: timedelta = _setting(timedelta(seconds=600), _seconds(1, 86_400), "for a pull")
+    container_network: str | None = _setting(
+        None, _matching(r"[A-Za-z0-9][\w.-]{0,127}", "must be a network's name"), "of jobs that may use one"
+    )
+    container_read_only: bool = _setting(False, _flag, "jobs cannot change the files of their image")
     unsandboxed: bool = _setting(
         False, _flag, "run jobs without a sandbox; they can do all that the worker can"
     )
@@ -315,6 +340,10 @@ def _find(environ: Mapping[str, str], name: str, *, secret: bool) -> tuple[str, 
 
 def _contradictions(settings: Settings, environ: Mapping[str, str]) -> list[InputFault]:
     faults = []
+    if _is_root(settings.container_user) and not settings.container_allow_root:
+        faults.append(
+            InputFault("CONTAINER_USER", "is root, which jobs are only where CONTAINER_ALLOW_ROOT=true")
+        )
     if settings.heartbeat * 3 > settings.lease:
         faults.append(InputFault("HEARTBEAT", "three heartbeats must fit into LEASE"))
     if settings.lost_after < settings.lease:
@@ -337,6 +366,10 @@ def _contradictions(settings: Settings, environ: Mapping[str, str]) -> list[Inpu
     if found is not None:
         faults.append(InputFault(found[0], "the Corndogs queue is not part of this version: leave it unset"))
     return faults
+
+
+def _is_root(user: str) -> bool:
+    return user == "root" or any(int(part) == 0 for part in user.split(":") if part.isdecimal())
 
 
 def _is_private(url: str | None) -> bool:

@@ -6,7 +6,7 @@ import platform
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, cast
 
 import reactorcide
 from reactorcide.config import Settings
@@ -91,8 +91,15 @@ def _slots(settings: Settings) -> int:
 
 def _host_terms(settings: Settings, url: str | None) -> HostTerms:
     policy = HostPolicy(
-        executor="process" if settings.executor == "process" else "auto",
+        executor=cast(Literal["auto", "process", "container"], settings.executor),
         unsandboxed=settings.unsandboxed,
+        container_engine=settings.container_engine,
+        container_user=settings.container_user,
+        container_allow_root=settings.container_allow_root,
+        container_pull=cast(Literal["missing", "always", "never"], settings.container_pull),
+        container_pull_seconds=settings.container_pull_seconds.total_seconds(),
+        container_network=settings.container_network,
+        container_read_only=settings.container_read_only,
         read_only_paths=settings.sandbox_paths,
         default_resources=Resources(memory_mb=settings.job_memory_mb, pids=settings.job_pids),
         workspace_limit_bytes=settings.job_disk_bytes,

@@ -12,7 +12,12 @@ log = structlog.get_logger()
 
 # Light and not in the caller's directory; see `runner.RUNNER_COMMAND`.
 _RUNNERLIB = (sys.executable, "-P", "-m", "runnerlib.cli")
-_INHERITED = ("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+_INHERITED = (
+    *("PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    # Where container engines find their service, their configuration and their log-ins.
+    *("HOME", "XDG_RUNTIME_DIR", "DOCKER_HOST", "DOCKER_CONFIG", "CONTAINER_HOST"),
+    *("CONTAINERS_CONF", "CONTAINERS_STORAGE_CONF", "REGISTRY_AUTH_FILE"),
+)
 ISOLATION_LIMIT_SECONDS = 20.0
 CLEAN_LIMIT_SECONDS = 60.0
 
