@@ -1,11 +1,13 @@
 """`submit`: a job from a file or from flags, watched or not."""
 
+import os
+
 import click
 
 from reactorcide.cli import render
 from reactorcide.cli.answers import JobAnswer, exit_code_of
 from reactorcide.cli.errors import CommandFailed, ExitCode
-from reactorcide.cli.job_file import JobBody, infer_source_type, read_job_file
+from reactorcide.cli.job_file import JobBody, compose_submission, infer_source_type, read_job_file
 from reactorcide.cli.options import ClientOptions, job_options, json_option
 from reactorcide.cli.run import attend, default_name
 
@@ -38,7 +40,8 @@ def submit(
         body["job_command"] = job_command
     if file is None and job_command is None:
         raise click.UsageError("give a FILE or a --command")
-    whole = merge_bodies(read_job_file(file) if file else {}, body)
+    told = compose_submission(read_job_file(file), file, os.environ) if file else {}
+    whole = merge_bodies(told, body)
     infer_source_type(whole)
     if isinstance(command := whole.get("job_command"), str):
         whole.setdefault("name", default_name(command))

@@ -1,6 +1,5 @@
 """From what a client asked for to a frozen `JobSpec`: every default, and every rule on a value."""
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -8,15 +7,7 @@ from reactorcide.domain.errors import InputFault, InvalidInput
 from reactorcide.domain.jobs import JobResources, JobSpec, NetworkMode, SourceType
 from runnerlib.spec import rules
 
-MAX_COMMAND_BYTES = 64 * 1024
-MAX_ENVIRONMENT_ENTRIES = 1_000
-MAX_ENVIRONMENT_BYTES = 256 * 1024
-MAX_LABELS = 64
-MAX_ARTIFACT_GLOBS = 100
 DEFAULT_QUEUE_TIMEOUT_SECONDS = 86_400
-_QUEUE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
-_LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
-_IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}")
 
 
 @dataclass(frozen=True)
@@ -27,14 +18,14 @@ class JobRequest:
     source_type: SourceType
     job_command: str
     description: str = ""
-    git_url: str | None = None
+    git_url: str | None = field(default=None, repr=False)
     git_ref: str | None = None
     source_path: str | None = None
     code_dir: str | None = None
     job_dir: str | None = None
     runner_image: str | None = None
-    job_env_vars: dict[str, str] = field(default_factory=dict)
-    job_secrets: dict[str, str] = field(default_factory=dict)
+    job_env_vars: dict[str, str] = field(default_factory=dict, repr=False)
+    job_secrets: dict[str, str] = field(default_factory=dict, repr=False)
     job_env_file: str | None = None
     timeout_seconds: int | None = None
     queue_timeout_seconds: int | None = None
@@ -103,33 +94,20 @@ def freeze_request(request: JobRequest, policy: SubmissionPolicy) -> JobSpec:
 
 def check_queue_name(name: str) -> str | None:
     """Check the name of a queue."""
-    if not _QUEUE_NAME.fullmatch(name):
+    if not rules.QUEUE_NAME.fullmatch(name):
         return "must match [a-z0-9][a-z0-9._-]{0,62}"
     return None
 
 
-def check_label(key: str, value: str) -> str | None:
-    """Check one label."""
-    if not _LABEL_KEY.fullmatch(key):
-        return f"label {key[:63]!r} must match {_LABEL_KEY.pattern}"
-    if len(value) > 255 or rules.has_control_characters(value):
-        return f"the value of label {key!r} must be at most 255 characters without control characters"
-    return None
-
-
 def _text_faults(request: JobRequest) -> Iterator[InputFault]:
-    if not 1 <= len(request.name) <= 255 or not request.name.strip():
-        yield InputFault("/name", "must be 1 to 255 characters and not blank")
-    if rules.has_control_characters(request.name):
-        yield InputFault("/name", "must not contain control characters")
+    if fault := rules.check_name(request.name):
+        yield InputFault("/name", fault)
     if len(request.description) > 4_096 or "\0" in request.description:
         yield InputFault("/description", "must be at most 4096 characters without NUL")
-    if not request.job_command.strip() or "\0" in request.job_command:
-        yield InputFault("/job_command", "must not be blank and must not contain NUL")
-    if len(request.job_command.encode()) > MAX_COMMAND_BYTES:
-        yield InputFault("/job_command", f"must be at most {MAX_COMMAND_BYTES} bytes")
-    if request.runner_image is not None and not _IMAGE.fullmatch(request.runner_image):
-        yield InputFault("/runner_image", "must be the reference of a container image")
+    if fault := rules.check_command(request.job_command):
+        yield InputFault("/job_command", fault)
+    if request.runner_image is not None and (fault := rules.check_image(request.runner_image)):
+        yield InputFault("/runner_image", fault)
     if request.queue_name is not None and (fault := check_queue_name(request.queue_name)):
         yield InputFault("/queue_name", fault)
 
@@ -178,39 +156,40 @@ def _environment_faults(request: JobRequest) -> Iterator[InputFault]:
                 yield InputFault(pointer, fault)
             if "\0" in value:
                 yield InputFault(pointer, "a value must not contain NUL")
-    if entries > MAX_ENVIRONMENT_ENTRIES:
-        yield InputFault("/job_env_vars", f"at most {MAX_ENVIRONMENT_ENTRIES} variables, secrets included")
-    if size > MAX_ENVIRONMENT_BYTES:
-        yield InputFault("/job_env_vars", f"at most {MAX_ENVIRONMENT_BYTES} bytes in all, secrets included")
+    if entries > rules.MAX_ENVIRONMENT_ENTRIES:
+        text = f"at most {rules.MAX_ENVIRONMENT_ENTRIES} variables, secrets included"
+        yield InputFault("/job_env_vars", text)
+    if size > rules.MAX_ENVIRONMENT_BYTES:
+        text = f"at most {rules.MAX_ENVIRONMENT_BYTES} bytes in all, secrets included"
+        yield InputFault("/job_env_vars", text)
     for name in sorted(request.job_env_vars.keys() & request.job_secrets.keys()):
         yield InputFault(f"/job_secrets/{name[:64]}", "is also in job_env_vars")
 
 
 def _number_faults(request: JobRequest) -> Iterator[InputFault]:
-    for name, value, low, high in (
-        ("timeout_seconds", request.timeout_seconds, 1, 604_800),
-        ("queue_timeout_seconds", request.queue_timeout_seconds, 1, 2_592_000),
-        ("silence_timeout_seconds", request.silence_timeout_seconds, 1, 604_800),
-        ("priority", request.priority, -1_000, 1_000),
-        ("retry_on_lost", request.retry_on_lost, 0, 10),
-        ("resources/cpu", request.resources.cpu, 0.01, 1_024),
-        ("resources/memory_mb", request.resources.memory_mb, 16, 16_777_216),
-        ("resources/pids", request.resources.pids, 4, 1_048_576),
+    resources = request.resources
+    for name, value in (
+        ("timeout_seconds", request.timeout_seconds),
+        ("queue_timeout_seconds", request.queue_timeout_seconds),
+        ("silence_timeout_seconds", request.silence_timeout_seconds),
+        ("priority", request.priority),
+        ("retry_on_lost", request.retry_on_lost),
+        ("resources/cpu", resources.cpu),
+        ("resources/memory_mb", resources.memory_mb),
+        ("resources/pids", resources.pids),
     ):
-        if value is not None and not low <= value <= high:
-            yield InputFault(f"/{name}", f"must be from {low} to {high}")
+        if value is not None and (fault := rules.check_number(name.removeprefix("resources/"), value)):
+            yield InputFault(f"/{name}", fault)
 
 
 def _collection_faults(request: JobRequest) -> Iterator[InputFault]:
-    if len(request.labels) > MAX_LABELS:
-        yield InputFault("/labels", f"at most {MAX_LABELS} labels")
+    if len(request.labels) > rules.MAX_LABELS:
+        yield InputFault("/labels", f"at most {rules.MAX_LABELS} labels")
     for key, value in request.labels.items():
-        if fault := check_label(key, value):
+        if fault := rules.check_label(key, value):
             yield InputFault("/labels", fault)
-    if len(request.artifacts) > MAX_ARTIFACT_GLOBS:
-        yield InputFault("/artifacts", f"at most {MAX_ARTIFACT_GLOBS} globs")
+    if len(request.artifacts) > rules.MAX_ARTIFACT_GLOBS:
+        yield InputFault("/artifacts", f"at most {rules.MAX_ARTIFACT_GLOBS} globs")
     for index, glob in enumerate(request.artifacts):
-        if not 1 <= len(glob) <= 1_024 or rules.has_control_characters(glob) or glob.startswith("/"):
-            yield InputFault(f"/artifacts/{index}", "must be a relative glob of 1 to 1024 characters")
-        elif ".." in glob.split("/"):
-            yield InputFault(f"/artifacts/{index}", "must not contain '..'")
+        if fault := rules.check_artifact_glob(glob):
+            yield InputFault(f"/artifacts/{index}", fault)

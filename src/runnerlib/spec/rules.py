@@ -13,6 +13,26 @@ from urllib.parse import SplitResult, urlsplit
 
 JOB_ROOT = "/job"
 
+MAX_COMMAND_BYTES = 64 * 1024
+MAX_ENVIRONMENT_ENTRIES = 1_000
+MAX_ENVIRONMENT_BYTES = 256 * 1024
+MAX_LABELS = 64
+MAX_ARTIFACT_GLOBS = 100
+RANGES: dict[str, tuple[float, float]] = {
+    "timeout_seconds": (1, 604_800),
+    "queue_timeout_seconds": (1, 2_592_000),
+    "silence_timeout_seconds": (1, 604_800),
+    "priority": (-1_000, 1_000),
+    "retry_on_lost": (0, 10),
+    "cpu": (0.01, 1_024),
+    "memory_mb": (16, 16_777_216),
+    "pids": (4, 1_048_576),
+}
+"""Least and greatest value of each number in a job."""
+QUEUE_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,62}")
+IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,511}")
+
 ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SHA = re.compile(r"(?:[0-9a-f]{40}|[0-9a-f]{64})")
 _CREDENTIAL_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|_KEY$|PRIVATE", re.IGNORECASE)
@@ -36,6 +56,51 @@ def is_credential_name(name: str) -> bool:
 def is_commit_sha(ref: str) -> bool:
     """Tell whether ``ref`` is a whole commit id (SHA-1 or SHA-256, lower case)."""
     return _SHA.fullmatch(ref) is not None
+
+
+def check_name(name: str) -> str | None:
+    """Check the name of a job."""
+    if not 1 <= len(name) <= 255 or not name.strip():
+        return "must be 1 to 255 characters and not blank"
+    if has_control_characters(name):
+        return "must not contain control characters"
+    return None
+
+
+def check_command(command: str) -> str | None:
+    """Check the command of a job."""
+    if not command.strip() or "\0" in command:
+        return "must not be blank and must not contain NUL"
+    if len(command.encode(errors="surrogateescape")) > MAX_COMMAND_BYTES:
+        return f"must be at most {MAX_COMMAND_BYTES} bytes"
+    return None
+
+
+def check_image(image: str) -> str | None:
+    """Check the text of a reference to a container image."""
+    return None if IMAGE.fullmatch(image) else "must be the reference of a container image"
+
+
+def check_label(key: str, value: str) -> str | None:
+    """Check one label."""
+    if not LABEL_KEY.fullmatch(key):
+        return f"label {key[:63]!r} must match {LABEL_KEY.pattern}"
+    if len(value) > 255 or has_control_characters(value):
+        return f"the value of label {key!r} must be at most 255 characters without control characters"
+    return None
+
+
+def check_artifact_glob(glob: str) -> str | None:
+    """Check one pattern of files to keep."""
+    if not 1 <= len(glob) <= 1_024 or has_control_characters(glob) or glob.startswith("/"):
+        return "must be a relative glob of 1 to 1024 characters"
+    return "must not contain '..'" if ".." in glob.split("/") else None
+
+
+def check_number(name: str, value: float) -> str | None:
+    """Check a number of a job against `RANGES`."""
+    low, high = RANGES[name]
+    return None if low <= value <= high else f"must be from {low} to {high}"
 
 
 def check_env_name(name: str) -> str | None:

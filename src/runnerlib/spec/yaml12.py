@@ -65,10 +65,14 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
-def load_yaml(data: bytes) -> object:
+def load_yaml(data: bytes, lines: dict[str, int] | None = None) -> object:
     """Return the one document in ``data`` as plain values: mappings with text keys, lists, scalars.
 
     JSON is YAML 1.2, so a JSON document is read alike.
+
+    Args:
+        lines: takes the line, from 1, of every key, named by its path such as ``source.url``; a document
+            of JSON has none.
 
     Raises:
         YamlRefused: it is malformed, too large, too deep, or uses what is refused.
@@ -87,7 +91,7 @@ def load_yaml(data: bytes) -> object:
             root = loader.get_single_node()
             if root is None:
                 raise YamlRefused("is empty")
-            _check_keys(root)
+            _check_keys(root, "", {} if lines is None else lines)
             return loader.construct_document(root)
         finally:
             loader.dispose()
@@ -123,10 +127,10 @@ def _check_events(text: str) -> None:
                 raise YamlRefused(f"more than {MAX_NODES} values", event.start_mark)
 
 
-def _check_keys(node: yaml.Node) -> None:
+def _check_keys(node: yaml.Node, path: str, lines: dict[str, int]) -> None:
     if isinstance(node, yaml.SequenceNode):
-        for entry in node.value:
-            _check_keys(entry)
+        for index, entry in enumerate(node.value):
+            _check_keys(entry, f"{path}.{index}", lines)
     if not isinstance(node, yaml.MappingNode):
         return
     seen = set()
@@ -136,7 +140,9 @@ def _check_keys(node: yaml.Node) -> None:
         if key.value in seen:
             raise YamlRefused(f"key {key.value!r} comes twice", key.start_mark)
         seen.add(key.value)
-        _check_keys(value)
+        place = f"{path}.{key.value}" if path else key.value
+        lines[place] = key.start_mark.line + 1
+        _check_keys(value, place, lines)
 
 
 def _load_json(text: str) -> object:
