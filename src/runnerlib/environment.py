@@ -71,7 +71,7 @@ def compose_environment(
     }
     known = {name: value for name, value in platform.items() if value is not None}
     variables = {**account, **file_variables, **spec.environment, **spec.secrets, **known}
-    _check_size(variables)
+    check_size(variables)
     return variables
 
 
@@ -85,7 +85,8 @@ def secret_values(*sources: Mapping[str, str]) -> list[str]:
     return [value for source in sources for name, value in source.items() if is_credential_name(name)]
 
 
-def _check_size(variables: Mapping[str, str]) -> None:
+def check_size(variables: Mapping[str, str]) -> None:
+    """Raises EnvironmentTooLarge for more, or longer, variables than a process can be given."""
     if len(variables) > MOST_VARIABLES:
         raise EnvironmentTooLarge(f"more than {MOST_VARIABLES} variables")
     total = 0

@@ -66,7 +66,7 @@ class Guardian:
         fence_used_seconds: float = 0.0,
         said_already: bytes = b"",
     ) -> None:
-        now = time.monotonic()
+        now = self._began = time.monotonic()
         self.verdict: Verdict | None = None
         self._control = control
         self._unread = b""
@@ -77,6 +77,11 @@ class Guardian:
         self._grace = grace_seconds
         self._is_kill_ordered = False
         self._take_in(said_already)
+
+    def tighten(self, timeout_seconds: float, silence_seconds: float | None) -> None:
+        """Hold the attempt to shorter limits; ``timeout_seconds`` counts from its first moment, too."""
+        self._deadline = min(self._deadline, self._began + timeout_seconds)
+        self._silence = silence_seconds
 
     def should_stop(self) -> bool:
         """Look at the clock and at what the worker says; True: end whatever is going on."""

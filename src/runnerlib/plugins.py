@@ -69,7 +69,7 @@ class LoadedPlugin:
     timeout_seconds: float
     is_enabled: bool
     is_required: bool
-    file: str
+    file: Path
     plugin: Plugin
 
 
@@ -109,7 +109,7 @@ def load_plugins(
             other = loaded.get(plugin.name)
             if other is not None:
                 raise PluginsUnusable(
-                    f"two plugins are called {plugin.name!r}: {other.file} and {plugin.file}"
+                    f"two plugins are called {plugin.name!r}: {other.file.name} and {plugin.file.name}"
                 )
             loaded[plugin.name] = plugin
     unknown = [name for name in wanted or () if name not in loaded]
@@ -212,7 +212,7 @@ def _load_file(path: Path, place: Path) -> list[LoadedPlugin]:
     try:
         # Compiled here: no bytecode of anybody's is read from the folder, and none is left in it.
         exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)  # noqa: S102
-        return [_describe(kind, path.name) for kind in _plugin_classes(module)]
+        return [_describe(kind, path) for kind in _plugin_classes(module)]
     except PluginsUnusable:
         raise
     except BaseException as error:
@@ -233,8 +233,8 @@ def _plugin_classes(module: types.ModuleType) -> list[type[Plugin]]:
     ]
 
 
-def _describe(kind: type[Plugin], file: str) -> LoadedPlugin:
-    where = f"{file}: class {kind.__name__}"
+def _describe(kind: type[Plugin], file: Path) -> LoadedPlugin:
+    where = f"{file.name}: class {kind.__name__}"
     plugin = kind()
     name = getattr(plugin, "name", "")
     if not isinstance(name, str) or not _NAME.fullmatch(name):

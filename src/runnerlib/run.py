@@ -2,20 +2,21 @@
 
 The phases, in order: workspace, source, environment, command; and clean-up, always. Every phase can
 be stopped by the guardian; each says in the log, on lines of the platform, what a user should know.
-However the command ended, what it left as artifacts is collected before the clean-up.
+However the command ended, what it left as artifacts is collected before the clean-up. Between the phases
+the operator's plugins are called, if there are any; without them nothing of theirs is even imported.
 """
 
-import os
 import posixpath
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from errno import EDQUOT, ENOSPC
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from runnerlib.collecting import collect_from
 from runnerlib.environment import EnvironmentTooLarge, compose_environment, place, secret_values
 from runnerlib.executors.choice import choose_executor
 from runnerlib.executors.port import (
@@ -36,11 +37,12 @@ from runnerlib.spec.rules import check_env_file_path, check_job_path, redact_url
 from runnerlib.spool import Spool
 from runnerlib.workspace import ARTIFACTS, HOME, PathRefused, UsageMeter, Workspace
 
+if TYPE_CHECKING:
+    from runnerlib.plugin_calls import PluginCalls, SetUpPhase
+
 Phase = Literal["workspace", "image", "source", "environment", "command", "cleanup"]
 ENV_FILE_LIMIT_BYTES = 256 * 1024
 _DRAIN_SECONDS = 5.0
-_COLLECT_SECONDS = 5.0
-"""Collecting artifacts may go on for so long once the attempt has to end: less than a worker waits then."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Run:
         self._executor: Executor | None = None
         self._workspace: Workspace | None = None
         self._channel: SecretsChannel | None = None
+        self._plugins: PluginCalls | None = None
         self._resolved_sha: str | None = None
         self._image_digest: str | None = None
         self._isolation = "none"
@@ -94,11 +97,9 @@ class Run:
     def execute(self) -> RunReport:
         """Run all phases, clean up, and say how it ended."""
         try:
-            outcome = self._run_phases()
-        except _Stopped as stop:
-            outcome = stop.outcome
-        except OSError as error:
-            outcome = _outcome_of_host_error(error)
+            outcome = self._find_outcome()
+            if self._plugins is not None:
+                self._plugins.run_ended(outcome)
         finally:
             self._clean_up()
         if outcome.message is not None:
@@ -106,13 +107,51 @@ class Run:
             outcome = replace(outcome, message=self._mask(outcome.message))
         return RunReport(outcome, self._isolation, self._resolved_sha, self._image_digest, self._artifacts)
 
+    def _find_outcome(self) -> Outcome:
+        try:
+            return self._run_phases()
+        except _Stopped as stop:
+            return stop.outcome
+        except OSError as error:
+            return _outcome_of_host_error(error)
+
     def _run_phases(self) -> Outcome:
+        self._load_plugins()
+        self._call_plugins("pre_validation")
         self._check_spec()
+        self._call_plugins("post_validation")
         executor, workspace = self._make_workspace()
         self._take_image(executor)
+        self._call_plugins("pre_source_prep")
         self._bring_source(executor, workspace)
+        self._call_plugins("post_source_prep")
         command = self._compose_command(executor, workspace)
         return self._run_command(executor, workspace, command)
+
+    def _load_plugins(self) -> None:
+        if self._spec.host.plugin_dir is None and not self._spec.plugins:
+            return
+        from runnerlib.plugin_calls import PluginAbort, PluginCalls
+
+        try:
+            self._plugins = PluginCalls.load(self._spec, self._guardian, self._masker, self._tell)
+        except PluginAbort as error:
+            raise _Stopped(error.outcome) from error
+        except Interrupted as error:
+            raise _Stopped(self._outcome_of_stop()) from error
+
+    def _call_plugins(self, phase: "SetUpPhase", environment: dict[str, str] | None = None) -> None:
+        """Call the plugins of a phase; from then on the spec is what they made of it."""
+        if self._plugins is None:
+            return
+        from runnerlib.plugin_calls import PluginAbort
+
+        try:
+            self._spec = self._plugins.call(phase, self._spec, environment)
+        except PluginAbort as error:
+            raise _Stopped(error.outcome) from error
+        except Interrupted as error:
+            raise _Stopped(self._outcome_of_stop()) from error
 
     def _check_spec(self) -> None:
         """Check paths once more: whoever sent the spec need not be our coordinator."""
@@ -135,6 +174,8 @@ class Run:
             workspace = self._workspace = made.moved_to(executor.open_workspace(made.root))
         except SandboxUnavailable as error:
             raise _Stopped(_unavailable(error)) from error
+        if self._plugins is not None:
+            self._plugins.give_workspace(workspace, self._spec.code_dir)
         return executor, workspace
 
     def _take_image(self, executor: Executor) -> None:
@@ -190,21 +231,25 @@ class Run:
 
     def _compose_command(self, executor: Executor, workspace: Workspace) -> JobCommand:
         self._enter("environment")
-        spec = self._spec
-        from_file = self._read_env_file(workspace) if spec.env_file is not None else {}
+        from_file = self._read_env_file(workspace) if self._spec.env_file is not None else {}
         self._masker.add(secret_values(from_file))
         root = executor.job_root(workspace.root)
+        compose = partial(
+            compose_environment,
+            root=root,
+            resolved_sha=self._resolved_sha,
+            provides_path=executor.provides_path,
+            secrets_socket=self._open_channel(executor, workspace),
+        )
         try:
-            environment = compose_environment(
-                spec,
-                root=root,
-                file_variables=from_file,
-                resolved_sha=self._resolved_sha,
-                provides_path=executor.provides_path,
-                secrets_socket=self._open_channel(executor, workspace),
-            )
+            environment = compose(self._spec, file_variables=from_file)
+            if self._plugins is not None:
+                self._call_plugins("pre_container", environment)
+                # Once more, as the platform's variables win over what plugins set.
+                environment = compose(self._spec, file_variables={})
         except EnvironmentTooLarge as error:
             raise _Stopped(Outcome("failed", "env_file_invalid", "user", str(error))) from error
+        spec = self._spec
         return JobCommand(
             text=spec.command,
             directory=place(spec.job_dir, root),
@@ -251,31 +296,16 @@ class Run:
             self._tell("something outlived the job and still holds its output open; it is not read further")
         if self._spool.fault is not None:
             return outcome_of_verdict(Verdict.LOG_BROKEN, end, detail=self._spool.fault.strerror)
-        self._collect_artifacts(executor, workspace, is_quiet=is_quiet)
         if was_signalled and self._guardian.verdict is not None:
-            return outcome_of_verdict(self._guardian.verdict, end, detail=self._detail_of_breach())
-        return outcome_of_end(end)
-
-    def _collect_artifacts(self, executor: Executor, workspace: Workspace, *, is_quiet: bool) -> None:
-        if not workspace.has_entries(ARTIFACTS):
-            return
-        from runnerlib.artifacts import CollectionTerms, collect_artifacts
-
-        terms = CollectionTerms(
-            globs=self._spec.artifacts,
-            limit_bytes=self._spec.host.artifact_limit_bytes,
-            owner=os.geteuid() if executor.owner is None else executor.owner[0],
-            # What was never shut in may have left somebody behind who writes on.
-            may_move=is_quiet and executor.isolation != "unsandboxed",
+            outcome = outcome_of_verdict(self._guardian.verdict, end, detail=self._detail_of_breach())
+        else:
+            outcome = outcome_of_end(end)
+        if self._plugins is not None:
+            outcome = self._plugins.job_ended(outcome)
+        self._artifacts = collect_from(
+            workspace, self._spec, executor, self._guardian, self._tell, is_quiet=is_quiet
         )
-        self._artifacts = collect_artifacts(
-            # By its first path: from where a sandbox under another user reaches it, nothing can be moved.
-            workspace.outer / "job",
-            Path(self._spec.spool_dir),
-            terms,
-            tell=self._tell,
-            should_stop=_Patience(self._guardian).is_over,
-        )
+        return outcome
 
     def _find_breach(self, meter: UsageMeter) -> Verdict | None:
         if self._spool.fault is not None:
@@ -297,6 +327,13 @@ class Run:
     def _clean_up(self) -> None:
         self._listener.entered("cleanup")
         self._close_channel()
+        try:
+            if self._plugins is not None:
+                self._plugins.clean_up()
+        finally:
+            self._remove_workspace()
+
+    def _remove_workspace(self) -> None:
         if self._workspace is None:
             return
         try:
@@ -321,25 +358,6 @@ class Run:
 
     def _mask(self, text: str) -> str:
         return self._masker.mask(text.encode(errors="backslashreplace")).decode(errors="backslashreplace")
-
-
-class _Patience:
-    """How long artifacts are collected: without haste, until the attempt has to end."""
-
-    def __init__(self, guardian: Guardian) -> None:
-        self._guardian = guardian
-        self._end: float | None = None
-
-    def is_over(self) -> bool:
-        """Tell whether collecting has to stop now."""
-        if not self._guardian.should_stop():
-            return False
-        if self._guardian.verdict in (Verdict.WORKER_DIED, Verdict.WORKER_SILENT, Verdict.ABANDONED):
-            return True
-        now = time.monotonic()
-        if self._end is None:
-            self._end = now + _COLLECT_SECONDS
-        return now >= self._end
 
 
 def _limits_of(spec: RunSpec) -> Limits:
