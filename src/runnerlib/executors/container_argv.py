@@ -182,8 +182,12 @@ def _mounts(plan: ContainerPlan) -> list[str]:
 def _habits(plan: ContainerPlan) -> list[str]:
     """Return what keeps an engine from adding things of its own."""
     if plan.engine == "podman":
-        # Else it gives the proxies of our environment to the job, and takes two bytes for an order to leave.
-        return ["--http-proxy=false", "--detach-keys=", "--read-only-tmpfs=false", "--no-healthcheck"]
+        # Else it gives the proxies of our environment to the job, takes two bytes for an order to leave, and
+        # may have been told to put a process of its own before ours, or ours among the host's.
+        return [
+            *("--http-proxy=false", "--detach-keys=", "--read-only-tmpfs=false", "--no-healthcheck"),
+            *("--init=false", "--pid=private"),
+        ]
     return ["--no-healthcheck"] if plan.engine == "docker" else []
 
 
