@@ -231,6 +231,7 @@ class Settings:
         False, _flag, "run jobs without a sandbox; they can do all that the worker can"
     )
     sandbox_paths: tuple[str, ...] = _setting((), _path_list, "host paths that sandboxed jobs may read")
+    plugin_dir: Path | None = _setting(None, _path, "the operator's plugins, run outside of any sandbox")
     sandbox_uid_base: int = _setting(
         2_000_000_000, _integer(1_000, 4_000_000_000), "first host uid of sandboxes where the worker is root"
     )

@@ -101,6 +101,7 @@ def _host_terms(settings: Settings, url: str | None) -> HostTerms:
         container_network=settings.container_network,
         container_read_only=settings.container_read_only,
         read_only_paths=settings.sandbox_paths,
+        plugin_dir=None if settings.plugin_dir is None else str(settings.plugin_dir),
         default_resources=Resources(memory_mb=settings.job_memory_mb, pids=settings.job_pids),
         workspace_limit_bytes=settings.job_disk_bytes,
         log_limit_bytes=settings.log_limit_bytes,
