@@ -264,8 +264,9 @@ class PluginContext:
     """Up to ``pre_container``: what the job gets. Before that the job's own variables and secrets; in
     it everything, the platform's included, which nothing overrides."""
     take_line: Callable[[str], None] = field(repr=False)
-    """`log` and `add_secret` are how plugins reach these two."""
+    """Plugins reach this and the next two by `log`, `add_secret` and `mask`."""
     take_secret: Callable[[str], None] = field(repr=False)
+    mask_text: Callable[[str], str] = field(repr=False)
     metadata: dict[str, object] = field(default_factory=dict)
     """For plugins to leave word for each other."""
     facts: RunFacts = RunFacts()
@@ -311,6 +312,10 @@ class PluginContext:
     def add_secret(self, value: str) -> None:
         """Mask ``value`` in all that is logged from now on."""
         self.take_secret(value)
+
+    def mask(self, text: str) -> str:
+        """Return ``text`` with every secret of the run replaced: for what leaves by other ways than the log."""
+        return self.mask_text(text)
 
     def read_file(self, path: str, limit_bytes: int = DEFAULT_READ_LIMIT_BYTES) -> bytes:
         """Return a regular file of the job; ``path`` as the job sees it, or relative to its source.

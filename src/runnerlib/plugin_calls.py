@@ -82,6 +82,7 @@ class PluginCalls:
             env_vars={**spec.environment, **spec.secrets},
             take_line=self._take_lines,
             take_secret=self._take_secret,
+            mask_text=self._mask,
         )
 
     @classmethod
@@ -274,8 +275,11 @@ class PluginCalls:
             self._masker.add(secret_values(texts))
 
     def _masked(self, outcome: Outcome) -> str:
-        text = (outcome.message or outcome.reason).encode(errors="backslashreplace")
-        return self._masker.mask(text).decode(errors="backslashreplace")
+        return self._mask(outcome.message or outcome.reason)
+
+    def _mask(self, text: str) -> str:
+        self._mask_variables()
+        return self._masker.mask(text.encode(errors="backslashreplace")).decode(errors="backslashreplace")
 
     def _report(self, failed: "_Failed") -> None:
         self._tell(failed.outcome.message or failed.outcome.reason)
