@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 
 from attempt_runs import Attempts
+from plugin_folder import PluginFolder
+from container_host import container_host, containers
+
+__all__ = ["attempts", "container_host", "containers"]
 
 
 @pytest.fixture
@@ -14,3 +18,9 @@ def attempts(tmp_path: Path) -> Iterator[Attempts]:
     made = Attempts(tmp_path)
     yield made
     made.close()
+
+
+@pytest.fixture
+def plugins(tmp_path: Path) -> PluginFolder:
+    """An empty folder of plugins."""
+    return PluginFolder(tmp_path)

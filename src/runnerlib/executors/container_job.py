@@ -244,6 +244,9 @@ class ContainerJob:
             return JobEnd(0)
         if self._was_killed:
             return JobEnd(128 + signal.SIGKILL, signal.SIGKILL)
+        if code is None or code < 0:
+            # Without its client a job is ended by its own listener: no end of its own.
+            return JobEnd(None)
         state = self._ask()
         if state.running or state.code is None:
             # The client is gone and the job is not, or the engine knows of none: nobody can tell.
