@@ -151,6 +151,7 @@ def compose_result(report: RunReport, log_length: int, log_sha256: str) -> RunRe
         isolation=report.isolation,
         image_digest=report.image_digest,
         artifacts=report.artifacts,
+        limits=report.limits,
     )
 
 

@@ -24,15 +24,15 @@ from runnerlib.executors.port import (
     ImageUnavailable,
     Interrupted,
     JobCommand,
-    Limits,
     SandboxUnavailable,
 )
 from runnerlib.guardian import Guardian, Verdict
+from runnerlib.limits import find_limits, limits_for_executor
 from runnerlib.masking import Masker
 from runnerlib.outcome import Outcome, outcome_of_end, outcome_of_verdict
 from runnerlib.pump import OutputPump
 from runnerlib.registration import SecretsChannel
-from runnerlib.spec import JobSource, RunSpec
+from runnerlib.spec import EffectiveLimits, JobSource, RunSpec
 from runnerlib.spec.rules import check_env_file_path, check_job_path, redact_url
 from runnerlib.spool import Spool
 from runnerlib.workspace import ARTIFACTS, HOME, PathRefused, UsageMeter, Workspace
@@ -62,6 +62,7 @@ class RunReport:
     resolved_sha: str | None
     image_digest: str | None = None
     artifacts: int = 0
+    limits: EffectiveLimits | None = None
 
 
 class _Stopped(Exception):
@@ -93,6 +94,7 @@ class Run:
         self._image_digest: str | None = None
         self._isolation = "none"
         self._artifacts = 0
+        self._limits: EffectiveLimits | None = None
 
     def execute(self) -> RunReport:
         """Run all phases, clean up, and say how it ended."""
@@ -105,7 +107,9 @@ class Run:
         if outcome.message is not None:
             self._tell(outcome.message)
             outcome = replace(outcome, message=self._mask(outcome.message))
-        return RunReport(outcome, self._isolation, self._resolved_sha, self._image_digest, self._artifacts)
+        return RunReport(
+            outcome, self._isolation, self._resolved_sha, self._image_digest, self._artifacts, self._limits
+        )
 
     def _find_outcome(self) -> Outcome:
         try:
@@ -254,7 +258,7 @@ class Run:
             text=spec.command,
             directory=place(spec.job_dir, root),
             environment=environment,
-            limits=_limits_of(spec),
+            limits=limits_for_executor(spec, find_limits(spec)),
             network=spec.network,
         )
 
@@ -281,6 +285,7 @@ class Run:
         except SandboxUnavailable as error:
             raise _Stopped(_unavailable(error)) from error
         self._isolation = executor.isolation
+        self._limits = find_limits(self._spec)
         pump = OutputPump(self._spool, self._masker)
         pump.start(job.stdout, job.stderr)
         meter = UsageMeter(workspace.root)
@@ -358,18 +363,6 @@ class Run:
 
     def _mask(self, text: str) -> str:
         return self._masker.mask(text.encode(errors="backslashreplace")).decode(errors="backslashreplace")
-
-
-def _limits_of(spec: RunSpec) -> Limits:
-    asked, usual = spec.resources, spec.host.default_resources
-    memory_mb = usual.memory_mb if asked.memory_mb is None else asked.memory_mb
-    return Limits(
-        memory_bytes=None if memory_mb is None else memory_mb * 1024**2,
-        pids=usual.pids if asked.pids is None else asked.pids,
-        cpu=usual.cpu if asked.cpu is None else asked.cpu,
-        open_files=spec.host.open_files,
-        file_bytes=spec.host.workspace_limit_bytes,
-    )
 
 
 def _describe_source(source: JobSource) -> str:

@@ -15,6 +15,7 @@ from runnerlib.spec.frozen import (
 )
 from runnerlib.spec.messages import (
     ControlMessage,
+    EffectiveLimits,
     LogGrew,
     PhaseEntered,
     Renewed,
@@ -31,6 +32,7 @@ from runnerlib.spec.messages import (
 __all__ = [
     "PROTOCOL",
     "ControlMessage",
+    "EffectiveLimits",
     "HostPolicy",
     "JobSource",
     "LogGrew",

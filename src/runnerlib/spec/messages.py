@@ -58,6 +58,16 @@ class LogGrew(msgspec.Struct, frozen=True, tag_field="type", tag="log"):
 RunnerEvent = PhaseEntered | SourceResolved | LogGrew
 
 
+class EffectiveLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a job had at most, the host's own defaults included. None: no limit."""
+
+    memory_mb: int | None
+    cpu: float | None
+    pids: int | None
+    timeout_seconds: int
+    network: Literal["default", "none"]
+
+
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """How one attempt ended. A reader passes over what it does not know: a runner may be the newer one.
 
@@ -82,6 +92,8 @@ class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """``sha256:…`` of the image that the job ran in, where it ran in one."""
     artifacts: int = 0
     """How many artifacts the spool holds; ``artifacts.json`` lists them (see `runnerlib.spec.artifacts`)."""
+    limits: EffectiveLimits | None = None
+    """Absent if the command never started."""
 
 
 def encode_line(message: ControlMessage | RunnerEvent | RunResult) -> bytes:
