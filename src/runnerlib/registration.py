@@ -42,6 +42,7 @@ _LENGTH_BYTES = 4
 _READ_BYTES = 64 * 1024
 _WAITING = 128
 _PAUSE_SECONDS = 0.05
+_END_SECONDS = 5.0
 _LONGEST_PATH_BYTES = 107
 """What fits into the address of a Unix socket."""
 
@@ -186,7 +187,9 @@ class SecretsChannel:
         """End serving and take the socket away. Calling it again does nothing."""
         if self._thread is not None:
             os.eventfd_write(self._wake, 1)
-            self._thread.join()
+            self._thread.join(_END_SECONDS)
+            if self._thread.is_alive():
+                return  # over a last large request; what it holds goes with this process
             self._thread = None
         for number in list(self._clients):
             self._drop(number)
