@@ -15,9 +15,10 @@ from reactorcide.domain.jobs import Claim, HeartbeatOrder
 from reactorcide.domain.reasons import Reason
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
-from reactorcide.worker.attempt import Attempt, HostTerms
+from reactorcide.worker.attempt import Attempt
 from reactorcide.worker.gateway.direct import DirectGateway
 from reactorcide.worker.heart import Heart
+from reactorcide.worker.run_spec import HostTerms
 from reactorcide.worker.runner import RunnerPool
 from reactorcide.worker.spool import Spool
 from runnerlib.spec import HostPolicy

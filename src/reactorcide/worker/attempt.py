@@ -13,10 +13,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, replace
-from datetime import timedelta
 from errno import EDQUOT, ENOSPC
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -25,9 +22,9 @@ import structlog
 from reactorcide.domain.errors import Unavailable
 from reactorcide.domain.jobs import Claim, StartedAttempt
 from reactorcide.domain.reasons import Fault, Reason
-from reactorcide.domain.workers import Registration
 from reactorcide.worker.artifacts import bring_artifacts, finish_delivery
 from reactorcide.worker.gateway.port import Gateway
+from reactorcide.worker.run_spec import AttemptPlace, HostTerms, compose_run_spec
 from reactorcide.worker.runner import Runner, RunnerPool
 from reactorcide.worker.shipping import (
     NOT_OURS,
@@ -37,17 +34,7 @@ from reactorcide.worker.shipping import (
     pause_before_retry,
 )
 from reactorcide.worker.spool import AttemptSpool, Spool, SpoolReader
-from runnerlib.spec import (
-    HostPolicy,
-    JobSource,
-    LogGrew,
-    PhaseEntered,
-    Renewed,
-    Resources,
-    RunResult,
-    RunSpec,
-    Stop,
-)
+from runnerlib.spec import LogGrew, PhaseEntered, Renewed, RunResult, RunSpec, Stop
 
 log = structlog.get_logger()
 
@@ -72,28 +59,6 @@ _OUR_DOING: dict[Order | None, tuple[Reason, str]] = {
         "the log cannot be kept: the store holds other bytes, or the spool is broken",
     ),
 }
-
-
-@dataclass(frozen=True)
-class HostTerms:
-    """What this worker's host adds to every attempt."""
-
-    policy: HostPolicy
-    work_dir: Path
-    lost_after: timedelta
-    uid_base: int | None = None
-    """Host uid of the first slot's sandbox where the worker is root; None: the worker's own."""
-    public_url: str | None = None
-
-    def as_registered(self, registration: Registration) -> "HostTerms":
-        """Return these terms with the times of the coordinator, and its address unless one is known."""
-        grace = registration.cancel_grace_seconds
-        return replace(
-            self,
-            policy=msgspec.structs.replace(self.policy, cancel_grace_seconds=grace),
-            lost_after=timedelta(seconds=registration.lost_after_seconds),
-            public_url=registration.public_url or self.public_url,
-        )
 
 
 class Attempt:
@@ -321,38 +286,24 @@ class Attempt:
         )
 
     def _compose_spec(self, started: StartedAttempt, spool: AttemptSpool) -> RunSpec:
-        job, terms = started.spec, self._terms
-        policy = terms.policy
-        if terms.uid_base is not None:
-            policy = msgspec.structs.replace(policy, run_as_uid=terms.uid_base + self._slot)
+        terms, job_id = self._terms, self.claim.job_id
         # A job that may run again must be dead before its next attempt can start; any other had
         # better live through a long outage.
         fence = 0.7 * started.lease_seconds if started.may_run_again else 4 * terms.lost_after.total_seconds()
-        return RunSpec(
-            job_id=self.claim.job_id,
-            job_name=job.name,
+        place = AttemptPlace(
+            job_id=job_id,
             attempt=self.claim.attempt,
-            command=job.job_command,
-            source=JobSource(type=job.source_type, url=job.git_url, ref=job.git_ref, path=job.source_path),
-            code_dir=job.code_dir,
-            job_dir=job.job_dir,
-            environment=job.job_env_vars,
-            secrets=job.job_secrets,
-            env_file=job.job_env_file,
-            image=job.runner_image,
-            job_url=f"{terms.public_url}/api/v1/jobs/{self.claim.job_id}" if terms.public_url else None,
+            spool_dir=spool.path,
+            work_dir=terms.work_dir,
+            policy=terms.policy_of_slot(self._slot),
+            job_url=f"{terms.public_url}/api/v1/jobs/{job_id}" if terms.public_url else None,
+        )
+        return compose_run_spec(
+            started.spec,
+            place,
             timeout_seconds=started.deadline_seconds,
-            silence_timeout_seconds=job.silence_timeout_seconds,
             fence_seconds=fence,
             fence_used_seconds=time.monotonic() - self._renewed_at,
-            network=job.network,
-            resources=Resources(
-                cpu=job.resources.cpu, memory_mb=job.resources.memory_mb, pids=job.resources.pids
-            ),
-            artifacts=job.artifacts,
-            spool_dir=str(spool.path),
-            workspace_root=str(terms.work_dir),
-            host=policy,
         )
 
 

@@ -33,10 +33,11 @@ from reactorcide.domain.errors import (
 )
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
-from reactorcide.worker.attempt import Attempt, HostTerms, deliver_leftover, has_outcome
+from reactorcide.worker.attempt import Attempt, deliver_leftover, has_outcome
 from reactorcide.worker.cancelling import cancel_tasks
 from reactorcide.worker.gateway.port import Gateway
 from reactorcide.worker.heart import Heart
+from reactorcide.worker.run_spec import HostTerms
 from reactorcide.worker.runner import RunnerPool
 from reactorcide.worker.shipping import NOT_OURS, pause_before_retry
 from reactorcide.worker.spool import AttemptSpool, Spool
