@@ -4,12 +4,13 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
+from runnerlib.commands.git import git
 from runnerlib.commands.run import run_spec
 from runnerlib.commands.secrets import register_secret
+from runnerlib.commands.source import checkout, cleanup, copy
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -38,28 +39,10 @@ def isolation(*, unsandboxed: bool, read_only_path: tuple[str, ...], as_json: bo
     click.echo(json.dumps(asdict(found)) if as_json else f"{found.name}: {found.detail}")
 
 
-@cli.command()
-@click.argument("workspace_root", type=click.Path(path_type=Path))
-@click.argument("attempts", nargs=-1, metavar="[JOB_ID.ATTEMPT]...")
-def clean(workspace_root: Path, attempts: tuple[str, ...]) -> None:
-    """Remove what dead attempts left: their processes, control groups, containers and workspaces.
-
-    Without a name, all that have a workspace there are dead.
-    """
-    from runnerlib.executors.cgroups import remove_stale_groups
-    from runnerlib.executors.container_cleanup import remove_containers
-    from runnerlib.workspace import names_in, remove_workspaces
-
-    names = names_in(workspace_root)
-    if attempts:
-        names &= frozenset(attempts)
-    groups = remove_stale_groups(names)
-    # Before the workspaces, which say where the containers are.
-    containers = remove_containers(workspace_root, names)
-    workspaces = remove_workspaces(workspace_root, names)
-    click.echo(json.dumps({"groups": groups, "containers": containers, "workspaces": workspaces}))
-
-
+cli.add_command(checkout)
+cli.add_command(cleanup)
+cli.add_command(copy)
+cli.add_command(git)
 cli.add_command(register_secret)
 cli.add_command(run_spec)
 

@@ -21,7 +21,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from runnerlib.git_address import Remote, judge_remote
-from runnerlib.git_process import GitAnswer, find_git, run_git
+from runnerlib.git_process import (
+    SAFE_SETTINGS,
+    SAFE_VARIABLES,
+    GitAnswer,
+    as_environment,
+    find_git,
+    run_git,
+)
 from runnerlib.source_errors import SourceDenied, SourceFailed
 from runnerlib.source_limits import SourceLimits
 from runnerlib.spec import HostPolicy, JobSource
@@ -31,33 +38,6 @@ _PINNING_VERSION = (2, 37)
 _INHERITED = ("PATH", "SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "GIT_SSL_CAPATH")
 _EVIDENCE_CHARACTERS = 300
 _SHORT_SHA = re.compile(r"[0-9a-f]{7,63}")
-
-_SETTINGS = {
-    "protocol.version": "2",
-    "protocol.allow": "never",
-    "credential.helper": "",
-    "core.hooksPath": os.devnull,
-    "core.fsmonitor": "false",
-    "core.symlinks": "true",
-    "core.protectHFS": "true",
-    "core.protectNTFS": "true",
-    "core.logAllRefUpdates": "false",
-    "safe.bareRepository": "explicit",
-    "transfer.fsckObjects": "true",
-    "transfer.unpackLimit": "1",
-    # Faults of old tools in much-used histories, harmless.
-    "fetch.fsck.badTimezone": "ignore",
-    "fetch.fsck.zeroPaddedFilemode": "ignore",
-    "fetch.fsck.missingSpaceBeforeDate": "ignore",
-    "fetch.recurseSubmodules": "false",
-    "submodule.recurse": "false",
-    "http.followRedirects": "false",
-    "http.lowSpeedLimit": "100",
-    "http.lowSpeedTime": "60",
-    "advice.detachedHead": "false",
-    "gc.auto": "0",
-    "maintenance.auto": "false",
-}
 
 _USERS_FAULTS = (
     (re.compile(r"couldn't find remote ref"), "the repository has no such branch, tag or ref"),
@@ -240,7 +220,7 @@ class _Git:
             [self._program, *place, *arguments],
             cwd=self._target,
             env=self._environment
-            | _as_environment({**_SETTINGS, **self._allowed_protocol(), **(settings or {})}),
+            | as_environment({**SAFE_SETTINGS, **self._allowed_protocol(), **(settings or {})}),
             limits=self._limits,
         )
 
@@ -263,28 +243,11 @@ def _environment(home: Path, remote: Remote) -> dict[str, str]:
     return {
         **inherited,
         **certificates,
+        **SAFE_VARIABLES,
         "HOME": str(home),
-        "LC_ALL": "C",
         "GIT_ALLOW_PROTOCOL": remote.protocol,
-        "GIT_ASKPASS": "false",
-        "GIT_ATTR_NOSYSTEM": "1",
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_NOSYSTEM": "1",
-        "GIT_LFS_SKIP_SMUDGE": "1",
-        "GIT_PROTOCOL_FROM_USER": "0",
         "GIT_SSH_COMMAND": remote.ssh_command(),
-        "GIT_TERMINAL_PROMPT": "0",
-        "SSH_ASKPASS": "false",
     }
-
-
-def _as_environment(settings: Mapping[str, str]) -> dict[str, str]:
-    # Not as ``-c``: a credential must stand in no argument list, which everybody on the host can read.
-    variables = {"GIT_CONFIG_COUNT": str(len(settings))}
-    for number, (name, value) in enumerate(settings.items()):
-        variables[f"GIT_CONFIG_KEY_{number}"] = name
-        variables[f"GIT_CONFIG_VALUE_{number}"] = value
-    return variables
 
 
 def _failure(answer: GitAnswer, wanted: str) -> SourceFailed | OSError:

@@ -14,6 +14,44 @@ from typing import IO
 from runnerlib.source_errors import SourceFailed
 from runnerlib.source_limits import SourceLimits
 
+SAFE_SETTINGS = {
+    "protocol.version": "2",
+    "protocol.allow": "never",
+    "credential.helper": "",
+    "core.hooksPath": os.devnull,
+    "core.fsmonitor": "false",
+    "core.symlinks": "true",
+    "core.protectHFS": "true",
+    "core.protectNTFS": "true",
+    "core.logAllRefUpdates": "false",
+    "safe.bareRepository": "explicit",
+    "transfer.fsckObjects": "true",
+    "transfer.unpackLimit": "1",
+    # Faults of old tools in much-used histories, harmless.
+    "fetch.fsck.badTimezone": "ignore",
+    "fetch.fsck.zeroPaddedFilemode": "ignore",
+    "fetch.fsck.missingSpaceBeforeDate": "ignore",
+    "fetch.recurseSubmodules": "false",
+    "submodule.recurse": "false",
+    "http.followRedirects": "false",
+    "http.lowSpeedLimit": "100",
+    "http.lowSpeedTime": "60",
+    "advice.detachedHead": "false",
+    "gc.auto": "0",
+    "maintenance.auto": "false",
+}
+"""What git is told wherever we call it: it runs nothing that a repository names, and follows nothing."""
+SAFE_VARIABLES = {
+    "LC_ALL": "C",
+    "GIT_ASKPASS": "false",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_LFS_SKIP_SMUDGE": "1",
+    "GIT_PROTOCOL_FROM_USER": "0",
+    "GIT_TERMINAL_PROMPT": "0",
+    "SSH_ASKPASS": "false",
+}
 _POLL_SECONDS = 0.05
 _KEPT_BYTES = 64 * 1024
 _BLOCK_BYTES = 64 * 1024
@@ -34,6 +72,16 @@ def find_git() -> str:
     if found is None:
         raise SourceFailed("git is not installed on this worker: install it (e.g. apt-get install git)")
     return found
+
+
+def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that hand ``settings`` to git."""
+    # Not as ``-c``: a credential must stand in no argument list, which everybody on the host can read.
+    variables = {"GIT_CONFIG_COUNT": str(len(settings))}
+    for number, (name, value) in enumerate(settings.items()):
+        variables[f"GIT_CONFIG_KEY_{number}"] = name
+        variables[f"GIT_CONFIG_VALUE_{number}"] = value
+    return variables
 
 
 def run_git(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limits: SourceLimits) -> GitAnswer:

@@ -4,6 +4,7 @@
 what the job sees as ``/job`` and belongs to the job's user.
 """
 
+import fcntl
 import os
 import posixpath
 import stat
@@ -32,12 +33,14 @@ class Workspace:
         outer: where the attempt's own directory is.
         root: where we reach the job's part of it now.
         owner: user and group id that the job's part belongs to; None: ours.
+        lock: descriptor that says, for as long as this process lives, that the attempt does.
     """
 
-    def __init__(self, outer: Path, root: Path, owner: tuple[int, int] | None) -> None:
+    def __init__(self, outer: Path, root: Path, owner: tuple[int, int] | None, lock: int) -> None:
         self.outer = outer
         self.root = root
         self._owner = owner
+        self._lock = lock
 
     @classmethod
     def make(cls, workspace_root: Path, name: str, owner: tuple[int, int] | None) -> "Workspace":
@@ -54,11 +57,11 @@ class Workspace:
         root.mkdir(mode=0o755)
         if owner is not None:
             os.chown(root, *owner)
-        return cls(outer, root, owner)
+        return cls(outer, root, owner, _lock(outer))
 
     def moved_to(self, root: Path) -> "Workspace":
         """Return the same workspace, its job's part reached at ``root``."""
-        return Workspace(self.outer, root, self._owner)
+        return Workspace(self.outer, root, self._owner, self._lock)
 
     def path_of(self, job_path: str) -> Path:
         """Return where a normalised or not path below ``/job`` is for us; nothing is looked up."""
@@ -162,6 +165,7 @@ class Workspace:
     def remove(self) -> None:
         """Remove everything. Raises OSError if something stays."""
         remove_tree(self.outer)
+        os.close(self._lock)
 
     def _enter_or_make(self, folder: int, name: str, job_path: str) -> int:
         made = False
@@ -239,6 +243,17 @@ def names_in(workspace_root: Path) -> frozenset[str]:
     )
 
 
+def is_in_use(outer: Path) -> bool:
+    """Tell whether the process that made this workspace lives."""
+    try:
+        os.close(_lock(outer))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # gone, or nothing that we made
+    return False
+
+
 def remove_workspaces(workspace_root: Path, names: frozenset[str]) -> list[str]:
     """Remove the workspaces of the named attempts; return the names, sorted.
 
@@ -248,6 +263,17 @@ def remove_workspaces(workspace_root: Path, names: frozenset[str]) -> list[str]:
     for name in sorted(names):
         remove_tree(workspace_root / name)
     return sorted(names)
+
+
+def _lock(outer: Path) -> int:
+    """Return a descriptor that holds a lock on a workspace. Raises BlockingIOError if somebody has it."""
+    descriptor = os.open(outer, _FOLDER)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def _parts_of(job_path: str) -> list[str]:

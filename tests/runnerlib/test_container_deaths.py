@@ -42,7 +42,7 @@ def test_wrk_11_what_outlived_everything_is_removed_by_a_clean_up(containers: Co
     assert job.name in name
 
     cleaned = subprocess.run(
-        [sys.executable, "-P", "-m", "runnerlib.cli", "clean", str(job.work), job.name],
+        [sys.executable, "-P", "-m", "runnerlib.cli", "cleanup", str(job.work), job.name],
         capture_output=True,
         text=True,
         check=True,
@@ -62,7 +62,7 @@ def test_the_container_of_another_attempt_is_left_alone(containers: ContainerAtt
     job.wait_for(b"ready")
 
     subprocess.run(
-        [sys.executable, "-P", "-m", "runnerlib.cli", "clean", str(job.work), f"{job.name}1"],
+        [sys.executable, "-P", "-m", "runnerlib.cli", "cleanup", str(job.work), f"{job.name}1"],
         capture_output=True,
         check=True,
         timeout=30,

@@ -36,7 +36,7 @@ def test_isolation_says_why_there_is_none() -> None:
     assert "No such file or directory" in found["detail"]
 
 
-def test_clean_removes_what_a_named_attempt_left_and_spares_the_others(
+def test_cleanup_removes_what_a_named_attempt_left_and_spares_the_others(
     attempts: Attempts, tmp_path: Path
 ) -> None:
     mark = f"71{os.getpid()}"
@@ -47,14 +47,14 @@ def test_clean_removes_what_a_named_attempt_left_and_spares_the_others(
     dead.process.send_signal(signal.SIGKILL)
     wait_until(lambda: not processes_running(f"sleep\0{mark}"), 5)
 
-    cleaned = runnerlib("clean", str(tmp_path / "work"), "dead.1", "never.1")
+    cleaned = runnerlib("cleanup", str(tmp_path / "work"), "dead.1", "never.1")
 
     assert cleaned["workspaces"] == ["dead.1"]
     assert [path.name for path in (tmp_path / "work").iterdir()] == ["living.1"]
     assert living.process.poll() is None
 
 
-def test_clean_does_not_follow_a_link_in_place_of_a_workspace(tmp_path: Path) -> None:
+def test_cleanup_does_not_follow_a_link_in_place_of_a_workspace(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     canary.mkdir()
     (canary / "sings").touch()
@@ -62,8 +62,21 @@ def test_clean_does_not_follow_a_link_in_place_of_a_workspace(tmp_path: Path) ->
     work.mkdir()
     (work / "stale.1").symlink_to(canary)
 
-    cleaned = runnerlib("clean", str(work))
+    cleaned = runnerlib("cleanup", str(work))
 
     assert cleaned["workspaces"] == ["stale.1"]
     assert list(work.iterdir()) == []
     assert (canary / "sings").exists()
+
+
+def test_cleanup_spares_what_still_runs_unless_told_otherwise(attempts: Attempts, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    living = attempts.start("echo begun; sleep 60", job_id="living")
+    living.wait_for(b"begun")
+    (work / "dead.1" / "job").mkdir(parents=True)
+
+    gently = runnerlib("cleanup", str(work))
+    wholly = runnerlib("cleanup", "--also-running", str(work))
+
+    assert (gently["workspaces"], gently["spared"]) == (["dead.1"], ["living.1"])
+    assert (wholly["workspaces"], wholly["spared"]) == (["living.1"], [])

@@ -65,7 +65,9 @@ class HostCommands:
         if not await asyncio.to_thread(_has_entries, work_dir):
             return
         names = [] if attempt is None else [attempt]
-        code, output = await self._run(["clean", str(work_dir), *names], CLEAN_LIMIT_SECONDS)
+        code, output = await self._run(
+            ["cleanup", "--also-running", str(work_dir), *names], CLEAN_LIMIT_SECONDS
+        )
         if code == 0:
             log.info("host.cleaned", said=output.decode(errors="replace").strip()[-500:])
         else:

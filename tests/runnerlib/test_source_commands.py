@@ -1,0 +1,165 @@
+"""`checkout`, `copy` and `git`: what people and jobs ask of runnerlib about sources."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [sys.executable, "-P", "-m", "runnerlib.cli", *arguments], capture_output=True, timeout=60, cwd=cwd
+    )
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    path = tmp_path / "repository"
+    path.mkdir()
+    run_git(path, "init", "-q", "-b", "main")
+    for name in ("kept", "changed", "removed"):
+        (path / name).write_text("1")
+    commit(path, "first")
+    return path
+
+
+def run_git(folder: Path, *arguments: str) -> str:
+    variables = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        **{
+            f"GIT_{role}_{what}": f"{what.lower()}@example.org"
+            for role in ("AUTHOR", "COMMITTER")
+            for what in ("NAME", "EMAIL")
+        },
+    }
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env=variables, capture_output=True, check=True, timeout=60
+    )
+    return done.stdout.decode().strip()
+
+
+def commit(folder: Path, message: str) -> str:
+    run_git(folder, "add", "--all")
+    run_git(folder, "commit", "-q", "-m", message)
+    return run_git(folder, "rev-parse", "HEAD")
+
+
+def test_files_changed_names_what_differs_from_a_commit(repository: Path) -> None:
+    first = run_git(repository, "rev-parse", "HEAD")
+    (repository / "changed").write_text("2")
+    (repository / "removed").unlink()
+    (repository / "süß new\nname").write_text("2")
+    commit(repository, "second")
+
+    lines = call("git", "files-changed", "-z", first, cwd=repository)
+    spoken = call("git", "files-changed", first, "-C", str(repository))
+
+    assert lines.stdout.split(b"\0") == [b"changed", b"removed", "süß new\nname".encode(), b""]
+    assert spoken.stdout.startswith(b"changed\nremoved\n")
+
+
+def test_files_changed_may_look_from_where_the_branches_parted(repository: Path) -> None:
+    run_git(repository, "switch", "-q", "-c", "topic")
+    (repository / "mine").write_text("2")
+    commit(repository, "mine")
+    run_git(repository, "switch", "-q", "main")
+    (repository / "theirs").write_text("2")
+    commit(repository, "theirs")
+    run_git(repository, "switch", "-q", "topic")
+
+    plain = call("git", "files-changed", "main", cwd=repository)
+    parted = call("git", "files-changed", "--merge-base", "main", cwd=repository)
+
+    assert plain.stdout == b"mine\ntheirs\n"
+    assert parted.stdout == b"mine\n"
+
+
+@pytest.mark.parametrize("ref", ["--output=/tmp/x", "-R", "a..b", "no-such-branch"])
+def test_files_changed_refuses_what_names_no_commit(repository: Path, ref: str) -> None:
+    told = call("git", "files-changed", "--", ref, cwd=repository)
+
+    assert told.returncode == 1
+    assert told.stderr.startswith(b"runnerlib: ")
+    assert told.stdout == b""
+
+
+def test_info_tells_branch_commit_dirt_and_remotes_without_credentials(repository: Path) -> None:
+    head = run_git(repository, "rev-parse", "HEAD")
+    run_git(repository, "remote", "add", "origin", "https://someone:swordfish@example.org/x.git")
+    (repository / "new").touch()
+
+    found = json.loads(call("git", "info", "--json", cwd=repository).stdout)
+    run_git(repository, "switch", "-q", "--detach")
+    spoken = call("git", "info", cwd=repository).stdout.decode()
+
+    assert found == {
+        "branch": "main",
+        "commit": head,
+        "is_dirty": True,
+        "remotes": {"origin": "https://someone:[REDACTED]@example.org/x.git"},
+    }
+    assert "branch: detached HEAD" in spoken
+    assert "swordfish" not in spoken
+
+
+def test_info_of_a_repository_without_a_commit(tmp_path: Path) -> None:
+    run_git(tmp_path, "init", "-q", "-b", "trunk")
+
+    found = json.loads(call("git", "info", "--json", cwd=tmp_path).stdout)
+
+    assert (found["branch"], found["commit"]) == ("trunk", None)
+
+
+def test_where_there_is_no_repository_git_commands_fail(tmp_path: Path) -> None:
+    told = call("git", "info", cwd=tmp_path)
+
+    assert told.returncode == 1
+    assert b"not a git repository" in told.stderr
+
+
+def test_a_repository_cannot_have_us_run_its_programs(repository: Path, tmp_path: Path) -> None:
+    marker = tmp_path / "ran"
+    for name in ("core.fsmonitor", "core.pager", "diff.external", "core.sshCommand"):
+        run_git(repository, "config", name, f"touch {marker}; false")
+    run_git(repository, "config", "alias.diff", f"!touch {marker}")
+    (repository / "changed").write_text("2")
+
+    call("git", "files-changed", "HEAD", cwd=repository)
+    call("git", "info", cwd=repository)
+
+    assert not marker.exists()
+
+
+def test_checkout_brings_a_commit_and_prints_its_id(repository: Path, tmp_path: Path) -> None:
+    head = run_git(repository, "rev-parse", "HEAD")
+
+    told = call(
+        "checkout", f"file://{repository}", "--allow-protocol", "file", "--code-dir", str(tmp_path / "code")
+    )
+
+    assert told.stdout.decode().strip() == head, told.stderr
+    assert (tmp_path / "code" / "kept").read_text() == "1"
+
+
+def test_checkout_refuses_what_a_worker_would_refuse(repository: Path, tmp_path: Path) -> None:
+    told = call("checkout", f"file://{repository}", "--code-dir", str(tmp_path / "code"))
+
+    assert told.returncode == 1
+    assert b"protocol 'file' is not allowed" in told.stderr
+
+
+def test_copy_takes_a_directory_and_refuses_one_that_is_full(tmp_path: Path) -> None:
+    (tmp_path / "from" / "a").mkdir(parents=True)
+    (tmp_path / "from" / "a" / "b").write_text("c")
+
+    first = call("copy", str(tmp_path / "from"), "--code-dir", str(tmp_path / "to"))
+    second = call("copy", str(tmp_path / "from"), "--code-dir", str(tmp_path / "to"))
+
+    assert first.returncode == 0, first.stderr
+    assert (tmp_path / "to" / "a" / "b").read_text() == "c"
+    assert second.returncode == 1
+    assert b"is not empty" in second.stderr
