@@ -75,7 +75,7 @@ def container_host() -> Iterator[ContainerHost]:
     if not Path("/usr/bin/busybox").exists() and not Path(BUSYBOX).exists():
         pytest.skip("busybox is not installed: there is nothing to make an image of")
     # A short path: the engine makes Unix sockets below it.
-    host = _make_host(Path(tempfile.mkdtemp(prefix="rcc-", dir="/tmp")))
+    host = _make_host(Path(tempfile.mkdtemp(prefix="rcc-")))
     try:
         tried = subprocess.run(
             ["podman", "run", "--rm", "--network=none", *_own_limits(), IMAGE, "/bin/true"],

@@ -176,7 +176,9 @@ def _mounts(plan: ContainerPlan) -> list[str]:
     if plan.channel is not None:
         options.append(f"--volume={_said(plan.channel)}:{CHANNEL}{ours}")
     options += [f"--volume={_said(path)}:{_said(path)}:ro" for path in plan.read_only_paths]
-    return [*options, f"--tmpfs=/tmp:rw,exec,nosuid,nodev,mode=1777,size={plan.temp_bytes}"]
+    # Podman would first copy what the image has there, by way of the host's /tmp.
+    alone = ",notmpcopyup" if plan.engine == "podman" else ""
+    return [*options, f"--tmpfs=/tmp:rw,exec,nosuid,nodev,mode=1777,size={plan.temp_bytes}{alone}"]
 
 
 def _habits(plan: ContainerPlan) -> list[str]:
