@@ -18,6 +18,7 @@ from runnerlib.spec.job_file_schema import FIELDS, job_file_schema
 from runnerlib.spec.yaml12 import MAX_BYTES
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "job-file.schema.json"
+TREE_FIELDS = ("source_tree", "source_commit", "source_changes")
 WHOLE = """
 name: unit tests
 image: example.org/python:3
@@ -73,7 +74,8 @@ def test_json_says_the_same_also_with_tabs() -> None:
 def test_every_field_of_a_submission_may_be_written_as_itself() -> None:
     names = {entry.name for entry in fields(JobRequest)}
 
-    assert names <= FIELDS.keys()
+    # A tree is what a client has uploaded: no file names one.
+    assert {name for name in names if name not in TREE_FIELDS} <= FIELDS.keys()
     assert {entry.name for entry in fields(JobFile)} == set(FIELDS.values())
 
 
@@ -204,3 +206,31 @@ BEYOND = {"code_dir", "job_dir", "ref", "url", "git_ref", "git_url", "command", 
     "env_file",
 }
 """Keys whose texts are judged by more than the schema can say."""
+
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples" / "jobs").iterdir())
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
+def test_every_example_is_a_job_and_tells_editors_where_the_schema_is(path: Path) -> None:
+    told = path.read_text()
+
+    job = parse_job_file(path.read_bytes())
+
+    assert job.job_command
+    assert (path.parent / "../../docs/job-file.schema.json").resolve() == PUBLISHED
+    assert "../../docs/job-file.schema.json" in told[:200]
+
+
+def test_the_page_on_job_files_tells_every_key() -> None:
+    page = (ROOT / "docs" / "job-files.md").read_text()
+
+    rows = {
+        tuple(cell.strip().strip("`") for cell in line.split("|")[1:3])
+        for line in page.splitlines()
+        if line.startswith("| `")
+    }
+    told = {name for row in rows for name in row if name}
+
+    assert told == set(FIELDS)

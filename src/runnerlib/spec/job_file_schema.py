@@ -180,7 +180,8 @@ def job_file_schema() -> Schema:
         "description": "A job, to be submitted to a coordinator or run on this machine.",
         "type": "object",
         "additionalProperties": False,
-        "properties": {"source": _or_null(source)}
+        "properties": {"$schema": {"type": "string", "description": "For editors."}}
+        | {"source": _or_null(source)}
         | {name: _or_null(schema) for name, schema in properties.items()},
         "allOf": [{"not": {"required": [short, field]}} for short, field in _SHORT_NAMES.items()],
     }
