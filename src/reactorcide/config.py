@@ -19,6 +19,7 @@ from reactorcide.domain.submission import check_queue_name
 
 PREFIX = "REACTORCIDE_"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_TRUTHS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 CLIENT_NAMES = frozenset({"API_URL", "API_TOKEN"})
 """Names that the command-line client reads beside the settings of the program."""
 
@@ -32,19 +33,9 @@ def _path(raw: str) -> Path:
 
 
 def _flag(raw: str) -> bool:
-    known = {
-        "true": True,
-        "1": True,
-        "yes": True,
-        "on": True,
-        "false": False,
-        "0": False,
-        "no": False,
-        "off": False,
-    }
-    if raw.lower() not in known:
+    if raw.lower() not in _TRUTHS:
         raise ValueError("must be true or false")
-    return known[raw.lower()]
+    return _TRUTHS[raw.lower()]
 
 
 def _integer(low: int, high: int) -> Callable[[str], int]:
@@ -243,6 +234,16 @@ class Settings:
     log_limit_bytes: int = _setting(1024**3, _integer(1024, 2**40), "log kept of one attempt")
     artifact_limit_bytes: int = _setting(
         10 * 1024**3, _integer(0, 2**50), "artifacts kept of one attempt, together"
+    )
+    tree_limit_bytes: int = _setting(
+        2 * 1024**3, _integer(0, 2**50), "largest working tree that a job may be sent with (--dirty)"
+    )
+    tree_user_limit_bytes: int = _setting(
+        20 * 1024**3, _integer(0, 2**50), "all contents of such trees of one user, together"
+    )
+    tree_retention: timedelta = _setting(timedelta(days=7), _seconds(3_600, 31_536_000), "of unused trees")
+    tree_cache_bytes: int = _setting(
+        5 * 1024**3, _integer(0, 2**50), "contents of such trees that a worker keeps for the next job"
     )
     lease: timedelta = _setting(
         timedelta(seconds=60), _seconds(1, 3_600), "a silent worker's lease ends after this"

@@ -36,6 +36,7 @@ from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import LogService
 from reactorcide.services.overview import Overview
 from reactorcide.services.tally import JobTally
+from reactorcide.services.trees import TreeLimits, TreeService
 from reactorcide.services.vault import Vault
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -199,6 +200,9 @@ async def running_api(
         attempts=attempts,
         log_intake=log_service,
         artifacts=ArtifactService(database, objects, bell, limit_bytes=1024**2),
+        trees=TreeService(
+            database, objects, limits=TreeLimits(8 * 1024**2, 16 * 1024**2), kept_for=timedelta(days=7)
+        ),
         overview=Overview(database),
         metrics=metrics,
         probes={"database": probe_database, "object_store": probe_objects},

@@ -10,6 +10,7 @@ from reactorcide.api import (
     jobs,
     logs,
     tokens,
+    trees,
     users,
     worker_artifacts,
     worker_routes,
@@ -35,7 +36,7 @@ def create_app(services: ApiServices, settings: ApiSettings) -> FastAPI:
     )
     app.state.parts = ApiParts(services, settings)
     app.state.stopping = services.stopping
-    for routes in (health, jobs, explanations, logs, artifacts, tokens, users, workers):
+    for routes in (health, jobs, explanations, logs, artifacts, trees, tokens, users, workers):
         app.include_router(routes.router)
     for routes in (worker_routes, worker_artifacts):
         app.include_router(routes.router)

@@ -25,7 +25,8 @@ from reactorcide.services.jobs import IdempotencyKey, JobFilter, JobPage
 
 MAX_WAIT_SECONDS = 60
 MAX_OFFSET = 2**31 - 1
-_SOURCE_TYPES = ("git", "copy", "none")
+_SOURCE_TYPES = ("git", "copy", "none", "tree")
+_SOURCE_FIELDS = ("git_url", "git_ref", "source_path", "source_tree", "source_commit", "source_changes")
 _STATUSES = tuple(status.value for status in JobStatus)
 _ETAG = re.compile(r'"(\d{1,9})-[0-9a-f]{16}"')
 
@@ -263,9 +264,7 @@ def _faults_of_the_rest(request: Request, body: dict[str, object], faulty: set[s
     sound = {name: value for name, value in body.items() if name not in faulty}
     stand_ins = {"name": "x", "source_type": "none", "job_command": "x"}
     if "source_type" in faulty:
-        sound = {
-            name: value for name, value in sound.items() if name not in ("git_url", "git_ref", "source_path")
-        }
+        sound = {name: value for name, value in sound.items() if name not in _SOURCE_FIELDS}
     try:
         freeze_request(
             SubmitJobBody.model_validate(stand_ins | sound).request(), parts_of(request).settings.policy

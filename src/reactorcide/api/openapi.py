@@ -1,4 +1,4 @@
-"""The published schema at `/openapi.json`, and a page at `/docs` that shows it and needs nothing else."""
+"""The published schemas of API and job files, and a page at `/docs` that shows the first by itself."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from reactorcide.api import contract, schemas
 from reactorcide.api.answers import json_answer
 from reactorcide.api.artifacts import ArtifactListBody
 from reactorcide.api.explanations import ExplanationBody
+from reactorcide.api.trees import AskMissingBody, MissingBody, StoredBody, TreeBody
+from runnerlib.spec.job_file_schema import SCHEMA_PATH, job_file_schema
 
 DESCRIPTION = """\
 Submit a job, follow its log, trust its state.
@@ -34,6 +36,10 @@ _MODELS = (
     ExplanationBody,
     schemas.LogLineBody,
     ArtifactListBody,
+    AskMissingBody,
+    MissingBody,
+    StoredBody,
+    TreeBody,
     schemas.MintedTokenBody,
     schemas.TokenListBody,
     schemas.UserBody,
@@ -70,12 +76,21 @@ def install_documentation(app: FastAPI, version: str) -> None:
     async def read_script() -> Response:
         return Response((_PAGE / "page.js").read_text(), media_type="text/javascript; charset=utf-8")
 
+    async def read_job_file_schema() -> Response:
+        return json_answer(job_file_schema())
+
     async def read_root() -> Response:
-        links = {"docs": "/docs", "openapi": "/openapi.json", "health": "/api/v1/health"}
+        links = {
+            "docs": "/docs",
+            "openapi": "/openapi.json",
+            "job_file": SCHEMA_PATH,
+            "health": "/api/v1/health",
+        }
         return json_answer({"name": "reactorcide", "version": version} | links)
 
     for path, route in (
         ("/openapi.json", read_schema),
+        (SCHEMA_PATH, read_job_file_schema),
         ("/docs", read_page),
         ("/docs/style.css", read_style),
         ("/docs/page.js", read_script),

@@ -17,6 +17,7 @@ from reactorcide.services.jobs import JobService
 from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import LogService
 from reactorcide.services.overview import Overview
+from reactorcide.services.trees import TreeService
 
 Probe = Callable[[], Awaitable[None]]
 """Returns if the part is usable, else raises a `ReactorcideError` whose text may be shown."""
@@ -33,6 +34,7 @@ class ApiServices:
     attempts: AttemptService
     log_intake: LogService
     artifacts: ArtifactService
+    trees: TreeService
     overview: Overview
     metrics: Metrics
     probes: Mapping[str, Probe]

@@ -52,7 +52,7 @@ class SubmitJobBody(Input):
     """A job to run."""
 
     name: str = Field(json_schema_extra={"minLength": 1, "maxLength": 255})
-    source_type: Literal["git", "copy", "none"]
+    source_type: Literal["git", "copy", "none", "tree"]
     job_command: str = Field(
         description="Run byte for byte by `/bin/sh -c`; at most 64 KiB.", json_schema_extra={"minLength": 1}
     )
@@ -60,6 +60,9 @@ class SubmitJobBody(Input):
     git_url: str = optional(maxLength=2048)
     git_ref: str = optional(maxLength=255)
     source_path: str = optional(**_PATH)
+    source_tree: str = optional(pattern="^[0-9a-f]{64}$")
+    source_commit: str = optional(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")
+    source_changes: int = optional(minimum=0, maximum=2_147_483_647)
     code_dir: str = optional(**_PATH)
     job_dir: str = optional(**_PATH)
     runner_image: str = optional(maxLength=512)
@@ -175,7 +178,7 @@ class JobBody(Answer):
     name: str
     description: str
     status: JobStatus
-    source_type: Literal["git", "copy", "none"]
+    source_type: Literal["git", "copy", "none", "tree"]
     code_dir: str
     job_dir: str
     job_command: str
@@ -189,6 +192,9 @@ class JobBody(Answer):
     git_url: str = optional()
     git_ref: str = optional()
     source_path: str = optional()
+    source_tree: str = optional()
+    source_commit: str = optional()
+    source_changes: int = optional()
     job_env_vars: dict[str, str] = optional()
     job_secrets: dict[str, str] = optional()
     job_env_file: str = optional()

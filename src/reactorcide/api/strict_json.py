@@ -72,11 +72,12 @@ async def read_body(request: Request, content_type: str, limit: int) -> bytes:
     Raises:
         HTTPException, TooLarge: as `read_json`.
     """
-    _check_content_type(request, content_type)
+    check_content_type(request, content_type)
     return await _read_bytes(request, limit)
 
 
-def _check_content_type(request: Request, wanted: str) -> None:
+def check_content_type(request: Request, wanted: str) -> None:
+    """Raise HTTPException (415) unless the body comes as ``wanted``, not encoded."""
     content_type = request.headers.get("content-type", "")
     kind, _, parameters = content_type.partition(";")
     charset = parameters.strip().lower().replace('"', "")

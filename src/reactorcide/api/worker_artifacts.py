@@ -1,9 +1,5 @@
 """The routes by which workers on other hosts bring artifacts: contents one by one, and the list of all."""
 
-import asyncio
-import concurrent.futures
-from collections.abc import Iterator
-
 import msgspec
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
@@ -16,12 +12,10 @@ from reactorcide.api.answers import json_answer
 from reactorcide.api.auth import WorkerCaller
 from reactorcide.api.inputs import read_query
 from reactorcide.api.parts import parts_of
+from reactorcide.api.streamed_body import StreamedBody
 from reactorcide.api.strict_json import read_body
 from reactorcide.domain.errors import InputFault, InvalidInput
 
-PIECE_BYTES = 1024 * 1024
-STALL_SECONDS = 30.0
-"""A body of which nothing comes for so long is given up."""
 _QUERY = ("worker_id", "boot_id", "job_id", "attempt", "lease_id", "sha256", "size")
 
 router = APIRouter(prefix=protocol.PATH, tags=["worker"])
@@ -49,7 +43,7 @@ async def put_artifact(request: Request, caller: WorkerCaller) -> Response:
     declared = request.headers.get("content-length")
     if declared is not None and declared != str(call.size):
         raise InvalidInput([InputFault("?size", "is not the length of the body")])
-    body = _Body(request)
+    body = StreamedBody(request)
     try:
         await services.artifacts.put(call.own_claim, call.sha256, call.size, iter(body))
     except ClientDisconnect:
@@ -96,44 +90,3 @@ def _read_call(request: Request) -> protocol.ArtifactCall:
         return msgspec.convert(given | {"claim": claim}, protocol.ArtifactCall, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidInput([InputFault("?", str(error)[:500])]) from None
-
-
-class _Body:
-    """The body of a request for a thread that wants it piece by piece; the next one comes meanwhile."""
-
-    def __init__(self, request: Request) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._stream = request.stream()
-        self._coming: concurrent.futures.Future[bytes] | None = None
-        self._is_closed = False
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._coming = self._fetch()
-        while piece := self._coming.result(2 * STALL_SECONDS):
-            self._coming = self._fetch()
-            yield piece
-
-    def close(self) -> None:
-        """Let the thread go, should it still wait."""
-        self._is_closed = True
-        if self._coming is not None:
-            self._coming.cancel()
-
-    def _fetch(self) -> "concurrent.futures.Future[bytes]":
-        if self._is_closed:
-            raise ClientDisconnect
-        return asyncio.run_coroutine_threadsafe(self._gather(), self._loop)
-
-    async def _gather(self) -> bytes:
-        """Return the next bytes, about 1 MiB of them; none at the end."""
-        piece = bytearray()
-        try:
-            while len(piece) < PIECE_BYTES:
-                async with asyncio.timeout(STALL_SECONDS):
-                    more = await anext(self._stream, None)
-                if more is None:
-                    break
-                piece += more
-        except TimeoutError:
-            raise HTTPException(408, f"nothing of the body came for {STALL_SECONDS:g} seconds") from None
-        return bytes(piece)

@@ -31,6 +31,9 @@ _SHOWN_FIELDS = (
     ("git ref", "git_ref"),
     ("commit", "resolved_sha"),
     ("source path", "source_path"),
+    ("source tree", "source_tree"),
+    ("source commit", "source_commit"),
+    ("changed files", "source_changes"),
     ("timeout", "timeout_seconds"),
     ("log bytes", "log_size"),
     ("retry of", "retry_of"),
@@ -48,7 +51,7 @@ def jobs() -> None:
 @click.option("-q", "--queue", "queue_name", help="Only of this queue.")
 @click.option("--name", help="Only of this name.")
 @click.option("--label", "labels", multiple=True, metavar="K=V", help="Only with this label. Repeatable.")
-@click.option("--source-type", type=click.Choice(["git", "copy", "none"]))
+@click.option("--source-type", type=click.Choice(["git", "copy", "none", "tree"]))
 @click.option("--user", "user_id", type=ID, help="Only of this user (admins).")
 @click.option("--created-after", metavar="TIME", help="RFC 3339, such as 2030-01-31T12:00:00Z.")
 @click.option("--created-before", metavar="TIME")

@@ -7,7 +7,7 @@ from typing import Literal
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import JobStatus
 
-SourceType = Literal["git", "copy", "none"]
+SourceType = Literal["git", "copy", "none", "tree"]
 NetworkMode = Literal["default", "none"]
 REDACTED = "[REDACTED]"
 
@@ -41,6 +41,12 @@ class JobSpec:
     git_url: str | None = field(default=None, repr=False)
     git_ref: str | None = None
     source_path: str | None = None
+    source_tree: str | None = None
+    """The name of a tree that the user uploaded (`reactorcide.domain.trees`)."""
+    source_commit: str | None = None
+    """The commit that the tree was made from, as its sender says."""
+    source_changes: int | None = None
+    """How many files of the tree differ from that commit."""
     job_env_vars: dict[str, str] = field(default_factory=dict, repr=False)
     job_secrets: dict[str, str] = field(default_factory=dict, repr=False)
     job_env_file: str | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from reactorcide.domain.errors import InputFault, InvalidInput
 from reactorcide.domain.jobs import JobResources, JobSpec, NetworkMode, SourceType
 from runnerlib.spec import rules
+from runnerlib.spec.trees import is_sha256
 
 DEFAULT_QUEUE_TIMEOUT_SECONDS = 86_400
 
@@ -21,6 +22,9 @@ class JobRequest:
     git_url: str | None = field(default=None, repr=False)
     git_ref: str | None = None
     source_path: str | None = None
+    source_tree: str | None = None
+    source_commit: str | None = None
+    source_changes: int | None = None
     code_dir: str | None = None
     job_dir: str | None = None
     runner_image: str | None = None
@@ -72,6 +76,9 @@ def freeze_request(request: JobRequest, policy: SubmissionPolicy) -> JobSpec:
         git_url=request.git_url,
         git_ref=request.git_ref,
         source_path=request.source_path,
+        source_tree=request.source_tree,
+        source_commit=request.source_commit,
+        source_changes=request.source_changes,
         job_command=request.job_command,
         code_dir=code_dir,
         job_dir=request.job_dir or code_dir,
@@ -122,6 +129,9 @@ def _source_faults(request: JobRequest, policy: SubmissionPolicy) -> Iterator[In
         ("git_url", request.git_url, "git"),
         ("git_ref", request.git_ref, "git"),
         ("source_path", request.source_path, "copy"),
+        ("source_tree", request.source_tree, "tree"),
+        ("source_commit", request.source_commit, "tree"),
+        ("source_changes", request.source_changes, "tree"),
     ):
         if value is not None and kind != owner:
             yield InputFault(f"/{name}", f"goes with source_type {owner} only, not {kind}")
@@ -135,11 +145,21 @@ def _source_faults(request: JobRequest, policy: SubmissionPolicy) -> Iterator[In
         fault := rules.check_copy_path(request.source_path, policy.copy_source_roots)
     ):
         yield InputFault("/source_path", fault)
+    yield from _tree_faults(request)
     for name, path in (("code_dir", request.code_dir), ("job_dir", request.job_dir)):
         if path is not None and (fault := rules.check_job_path(path)):
             yield InputFault(f"/{name}", fault)
     if request.job_env_file is not None and (fault := rules.check_env_file_path(request.job_env_file)):
         yield InputFault("/job_env_file", fault)
+
+
+def _tree_faults(request: JobRequest) -> Iterator[InputFault]:
+    if request.source_type == "tree" and request.source_tree is None:
+        yield InputFault("/source_tree", "is required when source_type is tree")
+    if request.source_tree is not None and not is_sha256(request.source_tree):
+        yield InputFault("/source_tree", "must be 64 hexadecimal digits in lower case")
+    if request.source_commit is not None and not rules.is_commit_sha(request.source_commit):
+        yield InputFault("/source_commit", "must be a whole commit id, 40 or 64 hexadecimal digits")
 
 
 def _environment_faults(request: JobRequest) -> Iterator[InputFault]:
@@ -174,6 +194,7 @@ def _number_faults(request: JobRequest) -> Iterator[InputFault]:
         ("silence_timeout_seconds", request.silence_timeout_seconds),
         ("priority", request.priority),
         ("retry_on_lost", request.retry_on_lost),
+        ("source_changes", request.source_changes),
         ("resources/cpu", resources.cpu),
         ("resources/memory_mb", resources.memory_mb),
         ("resources/pids", resources.pids),

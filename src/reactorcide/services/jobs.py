@@ -32,6 +32,7 @@ from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database, Transaction
 from reactorcide.store.explanations import look_at_job
 from reactorcide.store.job_lists import JobFilter, PageKey
+from reactorcide.store.trees import use_tree
 from reactorcide.store.workers import LIVE_HEARTBEATS
 from runnerlib.spec import rules
 
@@ -110,6 +111,7 @@ class JobService:
             Unavailable: whether the job was made is unknown; the same key tells.
         """
         spec = freeze_request(request, self._policy)
+        await self._check_tree(caller, spec)
         key = None
         if idempotency is not None:
             if not _KEY.fullmatch(idempotency.key):
@@ -257,6 +259,16 @@ class JobService:
         async with self._database.transaction() as tx:
             sight = await look_at_job(tx, job.job_id, silence=self._heartbeat * LIVE_HEARTBEATS)
         return tell_waiting(sight) if sight else None
+
+    async def _check_tree(self, caller: Principal, spec: JobSpec) -> None:
+        """Raise InvalidInput unless the tree of a job is there; it is kept for a while from now on."""
+        sha256 = spec.source_tree
+        if sha256 is not None and not await self._database.run(
+            lambda tx: use_tree(tx, caller.user_id, sha256)
+        ):
+            raise InvalidInput(
+                [InputFault("/source_tree", "no tree of yours has this name: upload it first")]
+            )
 
     async def _enter(
         self, user_id: str, spec: JobSpec, *, key: jobs.KeyOfJob | None = None, retry_of: str | None = None

@@ -23,12 +23,13 @@ from reactorcide.store.database import Row, Transaction
 
 JOB_COLUMNS = """
     j.job_id, j.user_id, j.name, j.description, j.source_type, j.git_url, j.git_ref, j.source_path,
-    j.code_dir, j.job_dir, j.job_command, j.runner_image, j.job_env_vars, j.job_secret_names, j.job_env_file,
-    j.timeout_seconds, j.queue_timeout_seconds, j.silence_timeout_seconds, j.priority, j.queue_name,
-    j.retry_on_lost, j.artifacts, j.resources, j.network, j.labels, j.retry_of, j.status, j.version,
-    j.desired, j.attempt, j.runs, j.max_runs, j.not_before, j.created_at, j.updated_at, j.queued_at,
-    j.started_at, j.deadline_at, j.completed_at, j.worker_name, j.exit_code, j.signal, j.reason, j.fault,
-    j.message, j.resolved_sha, j.corndogs_task_id, j.logs_object_key, j.artifacts_object_key, a.log_length
+    j.source_tree, j.source_commit, j.source_changes, j.code_dir, j.job_dir, j.job_command, j.runner_image,
+    j.job_env_vars, j.job_secret_names, j.job_env_file, j.timeout_seconds, j.queue_timeout_seconds,
+    j.silence_timeout_seconds, j.priority, j.queue_name, j.retry_on_lost, j.artifacts, j.resources,
+    j.network, j.labels, j.retry_of, j.status, j.version, j.desired, j.attempt, j.runs, j.max_runs,
+    j.not_before, j.created_at, j.updated_at, j.queued_at, j.started_at, j.deadline_at, j.completed_at,
+    j.worker_name, j.exit_code, j.signal, j.reason, j.fault, j.message, j.resolved_sha, j.corndogs_task_id,
+    j.logs_object_key, j.artifacts_object_key, a.log_length
 """
 JOB_SOURCE = "jobs j LEFT JOIN attempts a ON a.job_id = j.job_id AND a.attempt = j.attempt"
 
@@ -36,7 +37,8 @@ _INSERT_JOBS = """
     WITH wanted AS MATERIALIZED (
         SELECT * FROM json_to_recordset(%(rows)s::json) AS r (
             job_id uuid, user_id uuid, name text, description text, source_type text, git_url text,
-            git_ref text, source_path text, code_dir text, job_dir text, job_command text, runner_image text,
+            git_ref text, source_path text, source_tree text, source_commit text, source_changes int,
+            code_dir text, job_dir text, job_command text, runner_image text,
             job_env_vars jsonb, job_secret_names text[], job_secrets text, job_env_file text,
             timeout_seconds int, queue_timeout_seconds int, silence_timeout_seconds int, priority smallint,
             queue_name text, retry_on_lost smallint, artifacts jsonb, resources jsonb, network text,
@@ -50,15 +52,16 @@ _INSERT_JOBS = """
         SELECT * FROM wanted WHERE key IS NULL OR job_id IN (SELECT job_id FROM claimed_key)
     ), inserted AS (
         INSERT INTO jobs (
-            job_id, user_id, name, description, source_type, git_url, git_ref, source_path, code_dir, job_dir,
-            job_command, runner_image, job_env_vars, job_secret_names, job_secrets, job_env_file,
-            timeout_seconds, queue_timeout_seconds, silence_timeout_seconds, priority, queue_name,
-            retry_on_lost, artifacts, resources, network, labels, retry_of, max_runs, queue_deadline_at,
-            status, version, queued_at)
-        SELECT job_id, user_id, name, description, source_type, git_url, git_ref, source_path, code_dir,
-            job_dir, job_command, runner_image, job_env_vars, job_secret_names, decode(job_secrets, 'base64'),
-            job_env_file, timeout_seconds, queue_timeout_seconds, silence_timeout_seconds, priority,
-            queue_name, retry_on_lost, artifacts, resources, network, labels, retry_of, 1 + retry_on_lost,
+            job_id, user_id, name, description, source_type, git_url, git_ref, source_path, source_tree,
+            source_commit, source_changes, code_dir, job_dir, job_command, runner_image, job_env_vars,
+            job_secret_names, job_secrets, job_env_file, timeout_seconds, queue_timeout_seconds,
+            silence_timeout_seconds, priority, queue_name, retry_on_lost, artifacts, resources,
+            network, labels, retry_of, max_runs, queue_deadline_at, status, version, queued_at)
+        SELECT job_id, user_id, name, description, source_type, git_url, git_ref, source_path, source_tree,
+            source_commit, source_changes, code_dir, job_dir, job_command, runner_image, job_env_vars,
+            job_secret_names, decode(job_secrets, 'base64'), job_env_file, timeout_seconds,
+            queue_timeout_seconds, silence_timeout_seconds, priority, queue_name, retry_on_lost, artifacts,
+            resources, network, labels, retry_of, 1 + retry_on_lost,
             now() + queue_timeout_seconds * interval '1 second',
             CASE WHEN is_queued THEN 'queued' ELSE 'submitted' END,
             CASE WHEN is_queued THEN 2 ELSE 1 END,
@@ -284,7 +287,8 @@ def spec_of(row: Row) -> JobSpec:
 
 
 _SAME_IN_ROW_AND_SPEC = (
-    *("name", "description", "source_type", "git_url", "git_ref", "source_path", "code_dir", "job_dir"),
+    *("name", "description", "source_type", "git_url", "git_ref", "source_path", "source_tree"),
+    *("source_commit", "source_changes", "code_dir", "job_dir"),
     *("job_command", "runner_image", "job_env_vars", "job_env_file", "timeout_seconds", "queue_name"),
     *("queue_timeout_seconds", "silence_timeout_seconds", "priority", "retry_on_lost", "network", "labels"),
 )

@@ -35,6 +35,8 @@ CREATE TABLE public.attempts (
     final_log_sha256 bytea,
     log_sealed_at timestamp with time zone,
     artifacts integer DEFAULT 0 NOT NULL,
+    image_digest text,
+    limits jsonb,
     CONSTRAINT attempts_artifacts_check CHECK ((artifacts >= 0)),
     CONSTRAINT attempts_attempt_check CHECK ((attempt >= 1)),
     CONSTRAINT attempts_final_log_sha256_check CHECK ((octet_length(final_log_sha256) = 32)),
@@ -120,7 +122,11 @@ CREATE TABLE public.jobs (
     artifacts_object_key text,
     desired_at timestamp with time zone,
     desired_by text,
+    source_tree text,
+    source_commit text,
+    source_changes integer,
     CONSTRAINT a_lease_has_a_worker CHECK (((lease_id IS NULL) = (lease_worker IS NULL))),
+    CONSTRAINT a_tree_fits_its_type CHECK ((((source_type = 'tree'::text) = (source_tree IS NOT NULL)) AND ((source_type = 'tree'::text) OR ((source_commit IS NULL) AND (source_changes IS NULL))))),
     CONSTRAINT an_end_holds_no_lease CHECK (((status = ANY (ARRAY['submitted'::text, 'queued'::text, 'running'::text])) OR (lease_id IS NULL))),
     CONSTRAINT an_end_is_whole CHECK (((status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text, 'timeout'::text])) = ((completed_at IS NOT NULL) AND (reason IS NOT NULL) AND (fault IS NOT NULL)))),
     CONSTRAINT completed_means_exit_0 CHECK (((status <> 'completed'::text) OR ((exit_code = 0) AND (reason = 'ok'::text)))),
@@ -133,7 +139,9 @@ CREATE TABLE public.jobs (
     CONSTRAINT jobs_queue_timeout_seconds_check CHECK (((queue_timeout_seconds >= 1) AND (queue_timeout_seconds <= 2592000))),
     CONSTRAINT jobs_retry_on_lost_check CHECK (((retry_on_lost >= 0) AND (retry_on_lost <= 10))),
     CONSTRAINT jobs_silence_timeout_seconds_check CHECK (((silence_timeout_seconds >= 1) AND (silence_timeout_seconds <= 604800))),
-    CONSTRAINT jobs_source_type_check CHECK ((source_type = ANY (ARRAY['git'::text, 'copy'::text, 'none'::text]))),
+    CONSTRAINT jobs_source_changes_check CHECK ((source_changes >= 0)),
+    CONSTRAINT jobs_source_commit_check CHECK ((source_commit ~ '^([0-9a-f]{40}|[0-9a-f]{64})$'::text)),
+    CONSTRAINT jobs_source_type_check CHECK ((source_type = ANY (ARRAY['git'::text, 'copy'::text, 'none'::text, 'tree'::text]))),
     CONSTRAINT jobs_status_check CHECK ((status = ANY (ARRAY['submitted'::text, 'queued'::text, 'running'::text, 'completed'::text, 'failed'::text, 'cancelled'::text, 'timeout'::text]))),
     CONSTRAINT jobs_timeout_seconds_check CHECK (((timeout_seconds >= 1) AND (timeout_seconds <= 604800))),
     CONSTRAINT running_is_leased_and_timed CHECK (((status <> 'running'::text) OR ((lease_id IS NOT NULL) AND (started_at IS NOT NULL) AND (deadline_at IS NOT NULL)))),
@@ -166,6 +174,52 @@ CREATE TABLE public.schema_migrations (
     sha256 bytea NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT schema_migrations_sha256_check CHECK ((octet_length(sha256) = 32))
+);
+
+CREATE TABLE public.tree_blobs (
+    blob_id bigint NOT NULL,
+    user_id uuid NOT NULL,
+    sha256 bytea NOT NULL,
+    size_bytes bigint NOT NULL,
+    is_stored boolean DEFAULT false NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT tree_blobs_sha256_check CHECK ((octet_length(sha256) = 32)),
+    CONSTRAINT tree_blobs_size_bytes_check CHECK ((size_bytes >= 0))
+);
+
+ALTER TABLE public.tree_blobs ALTER COLUMN blob_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.tree_blobs_blob_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.tree_contents (
+    tree_id bigint NOT NULL,
+    blob_id bigint NOT NULL
+);
+
+CREATE TABLE public.trees (
+    tree_id bigint NOT NULL,
+    user_id uuid NOT NULL,
+    sha256 text NOT NULL,
+    entries integer NOT NULL,
+    size_bytes bigint NOT NULL,
+    last_used_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT trees_entries_check CHECK ((entries >= 0)),
+    CONSTRAINT trees_sha256_check CHECK ((sha256 ~ '^[0-9a-f]{64}$'::text)),
+    CONSTRAINT trees_size_bytes_check CHECK ((size_bytes >= 0))
+);
+
+ALTER TABLE public.trees ALTER COLUMN tree_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.trees_tree_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE public.users (
@@ -241,6 +295,21 @@ ALTER TABLE ONLY public.outbox
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (name);
 
+ALTER TABLE ONLY public.tree_blobs
+    ADD CONSTRAINT tree_blobs_pkey PRIMARY KEY (blob_id);
+
+ALTER TABLE ONLY public.tree_blobs
+    ADD CONSTRAINT tree_blobs_user_id_sha256_key UNIQUE (user_id, sha256);
+
+ALTER TABLE ONLY public.tree_contents
+    ADD CONSTRAINT tree_contents_pkey PRIMARY KEY (tree_id, blob_id);
+
+ALTER TABLE ONLY public.trees
+    ADD CONSTRAINT trees_pkey PRIMARY KEY (tree_id);
+
+ALTER TABLE ONLY public.trees
+    ADD CONSTRAINT trees_user_id_sha256_key UNIQUE (user_id, sha256);
+
 ALTER TABLE ONLY public.users
     ADD CONSTRAINT users_pkey PRIMARY KEY (user_id);
 
@@ -279,11 +348,15 @@ CREATE INDEX jobs_newest_by_status ON public.jobs USING btree (status, created_a
 
 CREATE INDEX jobs_newest_of_user ON public.jobs USING btree (user_id, created_at DESC, job_id DESC);
 
+CREATE INDEX jobs_of_tree ON public.jobs USING btree (user_id, source_tree) WHERE (source_tree IS NOT NULL);
+
 CREATE INDEX jobs_queue_deadline ON public.jobs USING btree (queue_deadline_at) WHERE ((status = ANY (ARRAY['submitted'::text, 'queued'::text])) AND (lease_id IS NULL));
 
 CREATE INDEX jobs_ready ON public.jobs USING btree (queue_name, priority DESC, created_at, job_id) WHERE ((status = ANY (ARRAY['submitted'::text, 'queued'::text])) AND (lease_id IS NULL) AND (desired = 0));
 
 CREATE INDEX outbox_due ON public.outbox USING btree (not_before) WHERE (done_at IS NULL);
+
+CREATE INDEX tree_contents_of_blob ON public.tree_contents USING btree (blob_id);
 
 ALTER TABLE ONLY public.api_tokens
     ADD CONSTRAINT api_tokens_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(user_id) ON DELETE CASCADE;
@@ -301,7 +374,22 @@ ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_lease_worker_fkey FOREIGN KEY (lease_worker) REFERENCES public.workers(worker_id);
 
 ALTER TABLE ONLY public.jobs
+    ADD CONSTRAINT jobs_source_tree FOREIGN KEY (user_id, source_tree) REFERENCES public.trees(user_id, sha256);
+
+ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(user_id);
+
+ALTER TABLE ONLY public.tree_blobs
+    ADD CONSTRAINT tree_blobs_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(user_id);
+
+ALTER TABLE ONLY public.tree_contents
+    ADD CONSTRAINT tree_contents_blob_id_fkey FOREIGN KEY (blob_id) REFERENCES public.tree_blobs(blob_id);
+
+ALTER TABLE ONLY public.tree_contents
+    ADD CONSTRAINT tree_contents_tree_id_fkey FOREIGN KEY (tree_id) REFERENCES public.trees(tree_id) ON DELETE CASCADE;
+
+ALTER TABLE ONLY public.trees
+    ADD CONSTRAINT trees_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(user_id);
 
 ALTER TABLE ONLY public.workers
     ADD CONSTRAINT workers_user_id_fkey FOREIGN KEY (user_id) REFERENCES public.users(user_id);

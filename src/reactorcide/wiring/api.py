@@ -53,6 +53,7 @@ async def serving(core: Core, host: str) -> AsyncIterator[str]:
         attempts=core.attempts,
         log_intake=core.logs,
         artifacts=core.artifacts,
+        trees=core.trees,
         overview=core.overview,
         metrics=core.metrics,
         probes={

@@ -30,6 +30,7 @@ from reactorcide.services.new_ids import IdSource
 from reactorcide.services.overview import Overview
 from reactorcide.services.private_files import keep_private_text
 from reactorcide.services.tally import JobTally
+from reactorcide.services.trees import TreeLimits, TreeService
 from reactorcide.services.vault import Vault, load_key
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -64,6 +65,7 @@ class Core:
     logs: LogService
     log_reader: LogReader
     artifacts: ArtifactService
+    trees: TreeService
     overview: Overview
     queue: DatabaseQueue
     metrics: Metrics
@@ -105,6 +107,7 @@ async def open_core(
         stack.push_async_callback(_stop, core.accounts.flush_last_used, "accounts")
         stack.push_async_callback(_stop, core.attempts.close, "dispatch")
         stack.push_async_callback(_stop, core.artifacts.close, "artifacts")
+        stack.push_async_callback(_stop, core.trees.close, "trees")
         stack.push_async_callback(_stop, core.logs.close, "logs")
         yield core
 
@@ -153,7 +156,10 @@ async def maintaining(core: Core) -> AsyncIterator[None]:
     async def tidy_objects() -> None:
         await asyncio.to_thread(core.tidy_objects)
 
-    chores = (core.logs.seal_due, core.logs.purge_due, core.accounts.flush_last_used, tidy_objects)
+    chores = (
+        *(core.logs.seal_due, core.logs.purge_due, core.accounts.flush_last_used, tidy_objects),
+        *(core.trees.sweep, core.trees.purge_due),
+    )
     maintenance = Maintenance(core.database, core.bell, core.queue, core.timing, chores, tally=core.tally)
     task = asyncio.create_task(maintenance.run())
     try:
@@ -224,6 +230,12 @@ def _compose_core(
         logs=LogService(database, objects, bell, metrics=metrics),
         log_reader=LogReader(database, objects, bell),
         artifacts=ArtifactService(database, objects, bell, limit_bytes=settings.artifact_limit_bytes),
+        trees=TreeService(
+            database,
+            objects,
+            limits=TreeLimits(settings.tree_limit_bytes, settings.tree_user_limit_bytes),
+            kept_for=settings.tree_retention,
+        ),
         overview=Overview(database, heartbeat=timing.heartbeat),
         queue=queue,
         metrics=metrics,

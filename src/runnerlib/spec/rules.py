@@ -24,6 +24,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "silence_timeout_seconds": (1, 604_800),
     "priority": (-1_000, 1_000),
     "retry_on_lost": (0, 10),
+    "source_changes": (0, 2_147_483_647),
     "cpu": (0.01, 1_024),
     "memory_mb": (16, 16_777_216),
     "pids": (4, 1_048_576),
