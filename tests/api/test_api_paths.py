@@ -8,6 +8,7 @@ from api_people import JOB, Api, Person, assert_problem, running_api
 
 from fixture_types import MakeUser
 from reactorcide.store.database import Database
+from runnerlib.spec.job_file_schema import SCHEMA_PATH, job_file_schema
 
 pytest_plugins = ["api_fixtures"]
 
@@ -263,6 +264,15 @@ async def test_the_documentation_needs_no_other_host(api: Api) -> None:
     assert "//" not in page.text.replace("<!doctype", "")
     assert [part.status_code for part in parts] == [200] * 4
     assert parts[2].json()["openapi"].startswith("3.1")
+
+
+async def test_editors_find_the_schema_of_job_files_without_a_token(api: Api) -> None:
+    answer = await api.http.get(SCHEMA_PATH)
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json() == job_file_schema()
+    assert (await api.http.get("/")).json()["job_file"] == SCHEMA_PATH
 
 
 async def _raw(api: Api, method: str, target: str) -> int:
