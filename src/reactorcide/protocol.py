@@ -1,10 +1,10 @@
-"""The worker protocol, version 1: what goes over HTTP between a worker and its coordinator.
+"""The worker protocol: what goes over HTTP between a worker and its coordinator.
 
 Every call is a `POST` below `PATH`, with a worker's token. Bodies are JSON, but those of `log` and
 `artifacts`, which are msgpack; `artifact` is a `PUT` of plain bytes whose call stands in the query.
 A coordinator refuses a field it does not know; a worker passes over one, so that an answer may grow.
-Jobs, claims and registrations travel as the values of `reactorcide.domain` that they are: a change of
-`StartedAttempt`, `JobSpec` or `Registration` is a change of the protocol.
+Jobs, claims, limits and registrations travel as the values of `reactorcide.domain` that they are: a change
+of `StartedAttempt`, `JobSpec`, `AttemptLimits` or `Registration` is a change of the protocol.
 
 A refusal is a problem (RFC 9457). What a worker acts on is its status, and its `cause`.
 """
@@ -16,14 +16,17 @@ import msgspec
 from msgspec import Meta
 
 from reactorcide.domain.artifacts import Artifact
-from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, StartedAttempt
+from reactorcide.domain.jobs import AttemptLimits, AttemptOutcome, Claim, HeartbeatOrder, StartedAttempt
 from reactorcide.domain.outcomes import MAX_MESSAGE_CHARACTERS
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 
-OLDEST, NEWEST = 1, 1
-"""The versions of the protocol that this program speaks, as worker and as coordinator."""
+OLDEST, NEWEST = 1, 2
+"""The versions of the protocol that this program speaks, as worker and as coordinator.
+
+2: `finish` tells `image_digest` and `limits`.
+"""
 PATH = "/api/v1/worker"
 LOG_TYPE = "application/msgpack"
 MAX_LOG_BODY_BYTES = 2 * 1024 * 1024
@@ -251,10 +254,16 @@ class OutcomeBody(Request, frozen=True):
     resolved_sha: Id | None = None
     isolation: Word | None = None
     artifacts: Annotated[int, Meta(ge=0, le=MAX_ARTIFACTS)] = 0
+    image_digest: Annotated[str, Meta(max_length=71)] | None = None
+    limits: AttemptLimits | None = None
 
     @classmethod
-    def of(cls, outcome: AttemptOutcome) -> "OutcomeBody":
-        """Return ``outcome`` as it travels; of a message, what is no text stays behind."""
+    def of(cls, outcome: AttemptOutcome, spoken: int = NEWEST) -> "OutcomeBody":
+        """Return ``outcome`` as it travels; of a message, what is no text stays behind.
+
+        Args:
+            spoken: the version of the protocol that the coordinator chose.
+        """
         message = outcome.message
         if message is not None:
             message = message.replace("\0", "").encode(errors="replace").decode()[:MAX_MESSAGE_CHARACTERS]
@@ -270,6 +279,8 @@ class OutcomeBody(Request, frozen=True):
             resolved_sha=outcome.resolved_sha,
             isolation=outcome.isolation,
             artifacts=outcome.artifacts,
+            image_digest=outcome.image_digest if spoken >= 2 else None,
+            limits=outcome.limits if spoken >= 2 else None,
         )
 
     @property
@@ -286,6 +297,8 @@ class OutcomeBody(Request, frozen=True):
             resolved_sha=self.resolved_sha,
             isolation=self.isolation,
             artifacts=self.artifacts,
+            image_digest=self.image_digest,
+            limits=self.limits,
         )
 
 

@@ -79,10 +79,10 @@ async def test_auth_15_a_workers_token_opens_no_route_of_users(host: Person) -> 
 async def test_the_newest_protocol_that_both_speak_is_chosen(host: Person) -> None:
     answer = await call(host, "register", introduction(protocols=[1, 9]))
 
-    assert answer.json()["protocol"] == 1
+    assert answer.json()["protocol"] == 2
 
 
-@pytest.mark.parametrize("spoken", [[2, 3], [0, 0], [3, 2]])
+@pytest.mark.parametrize("spoken", [[3, 4], [0, 0], [4, 3]])
 async def test_without_a_common_protocol_a_worker_is_told_in_words(host: Person, spoken: list[int]) -> None:
     problem = assert_problem(
         await call(host, "register", introduction(protocols=spoken)), 400, "invalid_input"

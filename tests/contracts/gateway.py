@@ -21,7 +21,7 @@ from reactorcide.domain.errors import (
     Superseded,
     Unavailable,
 )
-from reactorcide.domain.jobs import AttemptOutcome, Claim, Job, LogPiece
+from reactorcide.domain.jobs import AttemptLimits, AttemptOutcome, Claim, Job, LogPiece
 from reactorcide.domain.reasons import Reason
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.submission import JobRequest
@@ -372,13 +372,25 @@ class GatewayContract:
         assert (job.message, job.signal, job.resolved_sha) == ("es war nichts €", 9, "ab" * 20)
         assert await seat.order_for(claim) == "abandon"
 
+    async def test_what_an_attempt_ran_in_is_kept(self, bench: GatewayBench) -> None:
+        seat = await self.sit_down(bench)
+        job_id = await submit(bench)
+        limits = AttemptLimits(60, "none", memory_mb=512, cpu=0.5)
+        told = replace(outcome(), isolation="podman", image_digest=f"sha256:{'ab' * 32}", limits=limits)
+
+        await seat.gateway.finish(await seat.run(), told)
+
+        job = await read(bench, job_id)
+        assert (job.isolation, job.image_digest, job.limits) == ("podman", told.image_digest, limits)
+
     async def test_an_outcome_that_contradicts_itself_is_refused(self, bench: GatewayBench) -> None:
         seat = await self.sit_down(bench)
         await submit(bench)
         claim = await seat.run()
 
-        with pytest.raises(InvalidInput):
-            await seat.gateway.finish(claim, replace(outcome(), exit_code=1))
+        for nonsense in (replace(outcome(), exit_code=1), replace(outcome(), image_digest="latest")):
+            with pytest.raises(InvalidInput):
+                await seat.gateway.finish(claim, nonsense)
 
         assert await seat.order_for(claim) == "go_on"
 

@@ -3,6 +3,7 @@
 import asyncio
 import datetime
 import ipaddress
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from cryptography.x509.oid import NameOID
 from worker_fixtures import Coordinator, settings, until
 
 from fixture_types import MakeUser
+from job_desk import outcome
 from reactorcide.config import Settings
 from reactorcide.domain.accounts import TokenKind
 from reactorcide.domain.errors import (
@@ -35,7 +37,7 @@ from reactorcide.domain.errors import (
     Superseded,
     Unavailable,
 )
-from reactorcide.domain.jobs import Claim, LogPiece
+from reactorcide.domain.jobs import AttemptLimits, Claim, LogPiece
 from reactorcide.domain.reasons import Reason
 from reactorcide.domain.workers import WorkerIdentity, WorkerReport
 from reactorcide.protocol import MAX_LOG_DATA_BYTES, MAX_LOG_PIECES
@@ -63,6 +65,7 @@ class Impostor:
     url: str = ""
     answers: list[bytes] = field(default_factory=list)
     asked: list[bytes] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
 
     def says(self, status: int, body: bytes = b"", **headers: str) -> None:
         head = [f"HTTP/1.1 {status} Said", f"Content-Length: {len(body)}"]
@@ -78,7 +81,7 @@ class Impostor:
                     for line in head.split(b"\r\n")
                     if line.lower().startswith(b"content-length:")
                 )
-                await reader.readexactly(length)
+                self.bodies.append(await reader.readexactly(length))
                 self.asked.append(head)
                 if not self.answers:
                     await asyncio.sleep(3600)
@@ -163,6 +166,25 @@ async def test_each_answer_has_one_meaning(
     assert len(impostor.asked) == 1, "a gateway tries nothing again"
     if isinstance(raised.value, OffsetGap):
         assert raised.value.length == 7
+
+
+@pytest.mark.parametrize(("spoken", "is_told"), [(1, False), (2, True)])
+async def test_a_coordinator_is_told_only_what_its_protocol_has_words_for(
+    impostor: Impostor, spoken: int, is_told: bool
+) -> None:
+    impostor.says(200, b'{"turn":1}')
+    impostor.says(200, REGISTERED.replace(b'"protocol":1', b'"protocol":%d' % spoken))
+    impostor.says(204)
+    told = replace(
+        outcome(), image_digest=f"sha256:{'ab' * 32}", limits=AttemptLimits(60, "none", memory_mb=512)
+    )
+
+    async with gateway_to(impostor.url) as gateway:
+        await gateway.register(IDENTITY, [])
+        await gateway.finish(CLAIM, told)
+
+    sent = json.loads(impostor.bodies[-1])["outcome"]
+    assert ("image_digest" in sent, "limits" in sent) == (is_told, is_told)
 
 
 async def test_a_redirect_is_not_followed_with_the_token(impostor: Impostor) -> None:

@@ -1,6 +1,7 @@
 """From the product's values to the JSON that goes out: unset fields are left out, nothing is null."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -8,7 +9,7 @@ import msgspec
 from starlette.responses import Response
 
 from reactorcide.domain.accounts import ApiToken, Principal, User
-from reactorcide.domain.jobs import REDACTED, Job, JobEvent
+from reactorcide.domain.jobs import REDACTED, AttemptLimits, Job, JobEvent
 from reactorcide.services.accounts import MintedToken
 from reactorcide.services.overview import QueueOverview, WorkerOverview
 from runnerlib.spec.rules import is_credential_name
@@ -91,9 +92,16 @@ def show_job(job: Job, *, waiting: str | None = None) -> JsonObject:
         logs_object_key=job.logs_object_key,
         artifacts_object_key=job.artifacts_object_key,
         log_size=job.log_size,
+        isolation=job.isolation,
+        image_digest=job.image_digest,
+        limits=_set_of(job.limits) if job.limits else None,
         waiting=waiting,
     )
     return shown
+
+
+def _set_of(limits: AttemptLimits) -> JsonObject:
+    return {name: value for name, value in asdict(limits).items() if value is not None}
 
 
 def _shown_variables(job: Job) -> dict[str, str]:

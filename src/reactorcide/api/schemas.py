@@ -174,6 +174,15 @@ class AliveBody(Answer):
 class JobBody(Answer):
     """A job. A secret's value is `[REDACTED]`."""
 
+    class Limits(Answer):
+        """Limits of an attempt; what is left out had none."""
+
+        timeout_seconds: int
+        network: Literal["default", "none"]
+        memory_mb: int = optional()
+        cpu: float = optional()
+        pids: int = optional()
+
     job_id: str
     name: str
     description: str
@@ -222,6 +231,11 @@ class JobBody(Answer):
     logs_object_key: str = optional()
     artifacts_object_key: str = optional()
     log_size: int = optional()
+    isolation: str = optional(
+        description="What the newest attempt ran in; `none`: its command never started."
+    )
+    image_digest: str = optional(description="Of the image that it ran in, where it ran in one.")
+    limits: Limits = optional(description="What it had at most, with its host's defaults.")
     waiting: str = optional()
 
 

@@ -19,6 +19,29 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
+class LimitsAnswer:
+    """What an attempt had at most; None: no limit."""
+
+    timeout_seconds: int
+    network: str
+    memory_mb: int | None = None
+    cpu: float | None = None
+    pids: int | None = None
+
+
+def describe_limits(limits: LimitsAnswer) -> str:
+    """Return limits in words."""
+    known = (
+        (limits.memory_mb, "MB of memory"),
+        (limits.cpu, "cores"),
+        (limits.pids, "processes"),
+        (limits.timeout_seconds, "s"),
+    )
+    told = [f"{value:g} {unit}" for value, unit in known if value is not None]
+    return ", ".join([*told, *(["no network"] if limits.network == "none" else [])])
+
+
+@dataclass(frozen=True)
 class JobAnswer:
     """A job."""
 
@@ -36,6 +59,11 @@ class JobAnswer:
     message: str | None = None
     waiting: str | None = None
     """Why a ready job does not run yet."""
+    attempt: int = 0
+    isolation: str | None = None
+    """What the newest attempt ran in; `none` if its command never started."""
+    image_digest: str | None = None
+    limits: "LimitsAnswer | None" = None
     raw: JsonObject = field(default_factory=dict)
     etag: str | None = None
 

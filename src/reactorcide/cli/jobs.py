@@ -5,7 +5,7 @@ import time
 import click
 
 from reactorcide.cli import render
-from reactorcide.cli.answers import JobAnswer, JobList, JsonObject, exit_code_of
+from reactorcide.cli.answers import JobAnswer, JobList, JsonObject, describe_limits, exit_code_of
 from reactorcide.cli.client import ApiClient
 from reactorcide.cli.options import DURATION, ID, ClientOptions, json_option
 from reactorcide.domain.status import JobStatus
@@ -36,6 +36,9 @@ _SHOWN_FIELDS = (
     ("changed files", "source_changes"),
     ("timeout", "timeout_seconds"),
     ("log bytes", "log_size"),
+    ("image", "runner_image"),
+    ("image digest", "image_digest"),
+    ("ran in", "isolation"),
     ("retry of", "retry_of"),
     ("owner", "user_id"),
 )
@@ -101,6 +104,7 @@ def get_job(options: ClientOptions, job_id: str, as_json: bool) -> None:
         render.write_json(job.raw)
         return
     fields = [(label, _spell(job.raw.get(name))) for label, name in _SHOWN_FIELDS]
+    fields.append(("limits", describe_limits(job.limits) if job.limits else None))
     times = (("created", job.created_at), ("started", job.started_at), ("ended", job.completed_at))
     fields += [(label, render.show_time(at)) for label, at in times if at is not None]
     if job.seconds is not None:

@@ -60,6 +60,17 @@ class JobSpec:
 
 
 @dataclass(frozen=True)
+class AttemptLimits:
+    """What the job of an attempt had at most, with its host's defaults. None: no limit."""
+
+    timeout_seconds: int
+    network: NetworkMode
+    memory_mb: int | None = None
+    cpu: float | None = None
+    pids: int | None = None
+
+
+@dataclass(frozen=True)
 class Job:
     """A job's row, as read. In ``spec``, secret values are `[REDACTED]`; nobody reads them back here."""
 
@@ -92,6 +103,10 @@ class Job:
     artifacts_object_key: str | None = None
     log_size: int | None = None
     retry_of: str | None = None
+    isolation: str | None = None
+    """What the newest attempt ran in; `none` if its command never started."""
+    image_digest: str | None = None
+    limits: AttemptLimits | None = None
 
     @property
     def cancel_requested(self) -> bool:
@@ -163,6 +178,10 @@ class AttemptOutcome:
     isolation: str | None = None
     artifacts: int = 0
     """How many artifacts the worker will bring."""
+    image_digest: str | None = None
+    """`sha256:…` of the image that it ran in, where it ran in one."""
+    limits: AttemptLimits | None = None
+    """None if the command never started."""
 
 
 @dataclass(frozen=True)

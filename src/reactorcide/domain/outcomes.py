@@ -1,5 +1,6 @@
 """How an attempt may be said to have ended."""
 
+import re
 from dataclasses import replace
 
 from reactorcide.domain.errors import InputFault, InvalidInput
@@ -8,6 +9,12 @@ from reactorcide.domain.reasons import Reason, possible_faults
 from reactorcide.domain.status import JobStatus
 
 MAX_MESSAGE_CHARACTERS = 4_096
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+
+
+def is_image_digest(text: str) -> bool:
+    """Tell whether ``text`` is the digest of an image."""
+    return _DIGEST.fullmatch(text) is not None
 
 
 def check_outcome(outcome: AttemptOutcome) -> AttemptOutcome:
@@ -28,6 +35,8 @@ def check_outcome(outcome: AttemptOutcome) -> AttemptOutcome:
         faults.append(InputFault("/fault", f"of {outcome.reason} it is {' or '.join(sorted(possible))}"))
     if outcome.log_length < 0 or len(outcome.log_sha256) != 32:
         faults.append(InputFault("/log_sha256", "must be the 32 bytes of a log of 0 bytes or more"))
+    if outcome.image_digest is not None and not is_image_digest(outcome.image_digest):
+        faults.append(InputFault("/image_digest", "must be sha256: and 64 hexadecimal digits"))
     if faults:
         raise InvalidInput(faults)
     if outcome.message is None:

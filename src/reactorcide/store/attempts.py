@@ -17,7 +17,7 @@ from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, JobSp
 from reactorcide.domain.status import READY, Desired, JobStatus, sources_of
 from reactorcide.domain.workers import WorkerReport
 from reactorcide.store.database import Row, Transaction
-from reactorcide.store.jobs import JOB_COLUMNS, JOB_SOURCE, spec_of
+from reactorcide.store.jobs import JOB_COLUMNS, JOB_SOURCE, limits_json, spec_of
 
 MAX_ATTEMPTS = 50
 
@@ -105,7 +105,8 @@ _FINISH = f"""
         UPDATE attempts a
            SET ended_at = now(), end_status = m.status, reason = m.reason, exit_code = %(exit_code)s,
                signal = %(signal)s, isolation = %(isolation)s, final_log_length = %(log_length)s,
-               final_log_sha256 = %(log_sha256)s, artifacts = %(artifacts)s
+               final_log_sha256 = %(log_sha256)s, artifacts = %(artifacts)s,
+               image_digest = %(image_digest)s, limits = %(limits)s::jsonb
           FROM moved m WHERE a.job_id = m.job_id AND a.attempt = m.attempt
     ), told AS (
         INSERT INTO job_events (job_id, seq, from_status, to_status, attempt, actor, reason)
@@ -293,6 +294,8 @@ async def finish_attempt(tx: Transaction, claim: Claim, outcome: AttemptOutcome)
         "log_length": outcome.log_length,
         "log_sha256": outcome.log_sha256,
         "artifacts": outcome.artifacts,
+        "image_digest": outcome.image_digest,
+        "limits": limits_json(outcome.limits),
     }
     for statement in (_FINISH, _IS_FINISHED_SO):
         if await (await tx.execute(statement, given)).fetchone() is not None:

@@ -16,7 +16,7 @@ import msgspec
 import psycopg
 
 from reactorcide.domain.errors import ReactorcideError
-from reactorcide.domain.jobs import REDACTED, Job, JobEvent, JobResources, JobSpec
+from reactorcide.domain.jobs import REDACTED, AttemptLimits, Job, JobEvent, JobResources, JobSpec
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import FINAL, READY, Desired, JobStatus, sources_of
 from reactorcide.store.database import Row, Transaction
@@ -29,7 +29,8 @@ JOB_COLUMNS = """
     j.network, j.labels, j.retry_of, j.status, j.version, j.desired, j.attempt, j.runs, j.max_runs,
     j.not_before, j.created_at, j.updated_at, j.queued_at, j.started_at, j.deadline_at, j.completed_at,
     j.worker_name, j.exit_code, j.signal, j.reason, j.fault, j.message, j.resolved_sha, j.corndogs_task_id,
-    j.logs_object_key, j.artifacts_object_key, a.log_length
+    j.logs_object_key, j.artifacts_object_key, a.log_length,
+    a.isolation, a.image_digest, a.limits
 """
 JOB_SOURCE = "jobs j LEFT JOIN attempts a ON a.job_id = j.job_id AND a.attempt = j.attempt"
 
@@ -272,6 +273,7 @@ def job_of(row: Row) -> Job:
         fault=Fault(row["fault"]) if row["fault"] else None,
         worker=row["worker_name"],
         log_size=row["log_length"],
+        limits=AttemptLimits(**row["limits"]) if row["limits"] else None,
         **{name: row[name] for name in _SAME_IN_ROW_AND_JOB},
     )
 
@@ -296,7 +298,17 @@ _SAME_IN_ROW_AND_JOB = (
     *("attempt", "runs", "max_runs", "desired", "created_at", "updated_at", "version", "queued_at"),
     *("not_before", "started_at", "deadline_at", "completed_at", "exit_code", "signal", "message"),
     *("resolved_sha", "corndogs_task_id", "logs_object_key", "artifacts_object_key", "retry_of"),
+    *("isolation", "image_digest"),
 )
+
+
+def limits_json(limits: AttemptLimits | None) -> str | None:
+    """Return limits as they are kept, what is no limit left out."""
+    if limits is None:
+        return None
+    return msgspec.json.encode(
+        {name: value for name, value in asdict(limits).items() if value is not None}
+    ).decode()
 
 
 def _insert_row(job: NewJob) -> dict[str, Any]:

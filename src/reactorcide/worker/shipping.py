@@ -19,7 +19,7 @@ from reactorcide.domain.errors import (
     Superseded,
     Unavailable,
 )
-from reactorcide.domain.jobs import AttemptOutcome, Claim
+from reactorcide.domain.jobs import AttemptLimits, AttemptOutcome, Claim
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.status import JobStatus
@@ -134,6 +134,8 @@ async def deliver_result(gateway: Gateway, claim: Claim, result: RunResult) -> b
             fault="infra",
             message=f"the runner's result makes no sense: {error}",
             log_sha256=result.log_sha256 if _SHA256.fullmatch(result.log_sha256) else "0" * 64,
+            image_digest=None,
+            limits=None,
         )
         return await _deliver(gateway, claim, _outcome_of(doubtful))
 
@@ -168,6 +170,8 @@ def _outcome_of(result: RunResult) -> AttemptOutcome:
         resolved_sha=result.resolved_sha,
         isolation=result.isolation,
         artifacts=result.artifacts,
+        image_digest=result.image_digest,
+        limits=AttemptLimits(**msgspec.structs.asdict(result.limits)) if result.limits else None,
     )
 
 

@@ -35,6 +35,7 @@ from reactorcide.domain.errors import (
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 from reactorcide.worker.gateway.log_parts import split_append
+from reactorcide.worker.gateway.trust import explain_distrust, find_trust, is_loopback
 from reactorcide.worker.gateway.uploads import UPLOADS_AT_ONCE, Uploads
 
 A = TypeVar("A")
@@ -72,9 +73,10 @@ class HttpGateway:
         self._token = read_token()
         self._identity: WorkerIdentity | None = None
         self._turn: int | None = None
+        self._spoken = protocol.OLDEST
         self._has_registered = False
         self._trouble = ""
-        trust = _trust(ca_file) if url.startswith("https:") else False
+        trust = find_trust(ca_file) if url.startswith("https:") else False
         # Apart, so that a heartbeat never waits for a connection behind logs.
         self._own_calls = self._connect(trust, connections=8)
         self._attempts_calls = self._connect(trust, connections=2 * slots + 8)
@@ -153,9 +155,8 @@ class HttpGateway:
         return length
 
     async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
-        call = protocol.FinishCall(
-            claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim), protocol.OutcomeBody.of(outcome)
-        )
+        told = protocol.OutcomeBody.of(outcome, self._spoken)
+        call = protocol.FinishCall(claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim), told)
         await self._call("finish", call, None, claim=claim)
 
     async def put_artifact(self, claim: Claim, sha256: str, size_bytes: int, file: Path) -> None:
@@ -217,7 +218,9 @@ class HttpGateway:
         if self._turn is None:
             self._turn = (await self._send("turn", protocol.TurnBody(), protocol.TurnAnswer)).turn
         body = protocol.RegisterBody.of(identity, self._turn, spooled[: protocol.MAX_CLAIMS])
-        return (await self._send("register", body, protocol.RegisterAnswer)).registration
+        answer = await self._send("register", body, protocol.RegisterAnswer)
+        self._spoken = answer.protocol
+        return answer.registration
 
     async def _call(
         self,
@@ -279,7 +282,7 @@ class HttpGateway:
             self._note(f"no answer to {path} in time")
             raise Unavailable(_PART) from error
         except httpx2.RequestError as error:
-            if (why := _distrust(error)) is not None:
+            if (why := explain_distrust(error)) is not None:
                 raise _Refused(0, why) from error
             self._note(str(error) or type(error).__name__)
             raise Unavailable(_PART) from error
@@ -350,33 +353,6 @@ class _Refused(Exception):
         super().__init__(detail)
         self.status = status
         self.told = told or protocol.Problem()
-
-
-def is_loopback(url: str) -> bool:
-    """Tell whether what is sent to ``url`` stays on this machine."""
-    return httpx2.URL(url).host in ("127.0.0.1", "::1", "localhost")
-
-
-def _trust(ca_file: Path | None) -> ssl.SSLContext:
-    if ca_file is None:
-        return httpx2.create_ssl_context()
-    try:
-        return ssl.create_default_context(cafile=str(ca_file))
-    except (OSError, ssl.SSLError) as error:
-        raise Misconfigured(f"COORDINATOR_CA_FILE: {ca_file} cannot be used: {error}") from error
-
-
-def _distrust(error: BaseException) -> str | None:
-    """Return why a certificate was refused; None: the trouble is another one."""
-    found: BaseException | None = error
-    while found is not None:
-        if isinstance(found, ssl.SSLCertVerificationError):
-            return (
-                f"its certificate was refused: {found.verify_message};"
-                " COORDINATOR_CA_FILE names the authority of a private one"
-            )
-        found = found.__cause__ or found.__context__
-    return None
 
 
 def _read(response: httpx2.Response, kind: type[A] | None) -> A:
