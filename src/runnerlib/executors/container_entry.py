@@ -23,6 +23,20 @@ OWN_PROCESSES = 2
 """Init and listener count among the processes of the container."""
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_COUNTERS = frozenset(
+    (
+        "OPTIND",
+        "RANDOM",
+        "SRANDOM",
+        "SECONDS",
+        "HISTCMD",
+        "LINENO",
+        "EPOCHSECONDS",
+        "EPOCHREALTIME",
+        "BASHPID",
+    )
+)
+"""What one shell or another counts with."""
 _MEMORY_EVENTS = "/sys/fs/cgroup/memory.events /sys/fs/cgroup/memory/memory.oom_control"
 
 
@@ -42,10 +56,7 @@ def compose_entry(command: str, environment: Mapping[str, str]) -> bytes:
     for name in environment:
         if not _NAME.fullmatch(name):
             raise NameRefused(f"{name[:100]!r} is no name of an environment variable")
-    exports = b"".join(
-        b"command export " + name.encode() + b"=" + _quoted(value) + b"\n"
-        for name, value in environment.items()
-    )
+    exports = b"".join(_export(name, value) for name, value in environment.items())
     return b"\n".join(
         (
             b"{",
@@ -74,6 +85,12 @@ def compose_entry(command: str, environment: Mapping[str, str]) -> bytes:
             b"",
         )
     )
+
+
+def _export(name: str, value: str) -> bytes:
+    export = b"command export " + name.encode() + b"=" + _quoted(value)
+    # Some shells end when one of these is no number: one that may end tries first.
+    return b"( " + export + b" ) && " + export + b"\n" if name in _COUNTERS else export + b"\n"
 
 
 def _marker() -> bytes:
