@@ -231,7 +231,8 @@ class Run:
         if prepared.resolved_sha is not None:
             self._resolved_sha = prepared.resolved_sha
             self._listener.resolved(prepared.resolved_sha)
-            self._tell(f"checked out {prepared.resolved_sha}")
+            if source.type == "git":
+                self._tell(f"checked out {prepared.resolved_sha}")
 
     def _compose_command(self, executor: Executor, workspace: Workspace) -> JobCommand:
         self._enter("environment")
@@ -368,6 +369,10 @@ class Run:
 def _describe_source(source: JobSource) -> str:
     if source.type == "git":
         return f"checking out {source.ref or 'the default branch'} of {redact_url(source.url or '')}"
+    if source.type == "tree":
+        from runnerlib.tree_source import describe_tree
+
+        return describe_tree(source)
     return f"copying {source.path}"
 
 

@@ -1,4 +1,4 @@
-"""A job's files, brought to where the job will find them: from git, from a directory, or none."""
+"""A job's files, brought to where the job will find them: from git, a directory, a sent tree, or none."""
 
 import os
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from runnerlib.git import check_out, credentials_in
 from runnerlib.source_errors import SourceDenied, SourceError, SourceFailed, SourceStopped
 from runnerlib.source_limits import SourceLimits
 from runnerlib.spec import HostPolicy, JobSource
+from runnerlib.tree_source import lay_out_tree
 from runnerlib.trees import give_tree
 
 __all__ = [
@@ -25,7 +26,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PreparedSource:
-    """What was brought. ``resolved_sha`` is the commit that lies there, None unless from git."""
+    """What was brought. ``resolved_sha`` is the commit that lies there, or below the changes of a tree."""
 
     resolved_sha: str | None
 
@@ -69,6 +70,9 @@ def prepare_source(
         sha = check_out(source, target, policy, limits, log)
     elif source.type == "copy":
         copy_source(source, target, policy, limits, log)
+    elif source.type == "tree":
+        lay_out_tree(source, target, limits)
+        sha = source.commit
     if run_as is not None and run_as != (os.geteuid(), os.getegid()):
         give_tree(target, run_as)
     return PreparedSource(sha)

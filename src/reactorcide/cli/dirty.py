@@ -22,13 +22,13 @@ from runnerlib.spec.trees import (
     check_tree_path,
     encode_manifest,
     name_of,
+    patch_of,
 )
 
 GIT_SECONDS = 120.0
 PIECE_BYTES = 1024 * 1024
 _TRIES = 3
 """How often a file is read that changes meanwhile."""
-_SHORT = 12
 _NOT_FOLLOWED = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _INHERITED = ("PATH", "HOME", "XDG_CONFIG_HOME", "USER", "LOGNAME", "TMPDIR", "SYSTEMROOT")
 # What a repository's own settings could have git run, as far as git lets that be switched off.
@@ -112,11 +112,6 @@ class ReadTree:
     def name(self) -> str:
         """The SHA-256 of the manifest."""
         return name_of(self.manifest)
-
-
-def patch_of(name: str) -> str:
-    """Return how a patch is called that makes a commit the tree ``name``."""
-    return name[:_SHORT]
 
 
 def gather_tree(folder: Path) -> LocalTree:

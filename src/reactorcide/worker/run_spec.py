@@ -52,6 +52,8 @@ class AttemptPlace:
     work_dir: Path
     policy: HostPolicy
     job_url: str | None = None
+    tree_dir: Path | None = None
+    """Where the contents of the job's tree lie, if its source is one."""
 
 
 def compose_run_spec(
@@ -73,7 +75,15 @@ def compose_run_spec(
         job_name=job.name,
         attempt=place.attempt,
         command=job.job_command,
-        source=JobSource(type=job.source_type, url=job.git_url, ref=job.git_ref, path=job.source_path),
+        source=JobSource(
+            type=job.source_type,
+            url=job.git_url,
+            ref=job.git_ref,
+            path=job.source_path if place.tree_dir is None else str(place.tree_dir),
+            tree=job.source_tree,
+            commit=job.source_commit,
+            changes=job.source_changes,
+        ),
         code_dir=job.code_dir,
         job_dir=job.job_dir,
         environment=job.job_env_vars,

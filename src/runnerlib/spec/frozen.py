@@ -14,16 +14,23 @@ PROTOCOL = 1
 
 
 class JobSource(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Where a job's files come from. ``url`` and ``ref`` go with git, ``path`` with copy."""
+    """Where a job's files come from. ``url`` and ``ref`` go with git, ``path`` with copy and tree."""
 
-    type: Literal["git", "copy", "none"]
+    type: Literal["git", "copy", "none", "tree"]
     url: str | None = None
     ref: str | None = None
     path: str | None = None
+    """What to copy; of a tree the worker's folder that holds its contents by their digests."""
+    tree: str | None = None
+    """The SHA-256 of a tree's manifest (`runnerlib.spec.trees`); with tree only, as are the next two."""
+    commit: str | None = None
+    """The commit that the tree was made from, as its sender says."""
+    changes: int | None = None
+    """How many of the tree's files differ from that commit."""
 
     def __repr__(self) -> str:
         """Without the URL, which may have a password in it."""
-        return f"JobSource(type={self.type!r}, ref={self.ref!r}, path={self.path!r})"
+        return f"JobSource(type={self.type!r}, ref={self.ref!r}, path={self.path!r}, tree={self.tree!r})"
 
 
 class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -23,6 +23,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 # Some file systems pass over these in a name, so that what is left may be the git directory's.
 _PASSED_OVER = dict.fromkeys([*range(0x200C, 0x2010), *range(0x202A, 0x202F), *range(0x206A, 0x2070), 0xFEFF])
 _MOST_FAULTS = 20
+_PATCH_CHARACTERS = 12
 
 
 class TreeEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
@@ -89,6 +90,11 @@ def decode_manifest(data: bytes) -> list[TreeEntry]:
 def name_of(manifest: bytes) -> str:
     """Return the name of the tree that has this manifest: the SHA-256, in hexadecimal."""
     return hashlib.sha256(manifest).hexdigest()
+
+
+def patch_of(name: str) -> str:
+    """Return what the changes are called that make a commit the tree of this name."""
+    return name[:_PATCH_CHARACTERS]
 
 
 def is_sha256(text: str) -> bool:
