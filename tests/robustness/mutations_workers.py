@@ -186,7 +186,7 @@ WORKERS = (
     Mutation(
         "git_follows_redirects",
         "a server sends git, and the credential, to an address that was not judged",
-        "runnerlib/git.py",
+        "runnerlib/git_process.py",
         '"http.followRedirects": "false"',
         '"http.followRedirects": "true"',
         (f"{_GIT}::test_src_09_a_redirect_is_not_followed",),
