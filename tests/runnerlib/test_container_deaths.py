@@ -11,8 +11,6 @@ from attempt_runs import processes_running, wait_until
 from container_host import ContainerAttempts
 from runnerlib.executors.processes import children_of, descendants_of
 
-WATCHER = 'exec "$0" rm'
-
 
 def spaced(number: int) -> str:
     """Return a number of seconds that no other test sleeps."""
@@ -27,6 +25,22 @@ def test_wrk_01_a_container_is_gone_when_its_runner_was_killed(containers: Conta
 
     wait_until(lambda: not processes_running(f"sleep\0{spaced(711)}"), 5)
     wait_until(lambda: containers.engine.containers() == [], 10)
+
+
+def test_wrk_01_a_job_ends_by_itself_when_nobody_is_left_to_end_it(containers: ContainerAttempts) -> None:
+    job = containers.start(f"echo ready; trap '' TERM; sleep {spaced(717)}")
+    job.wait_for(b"ready")
+    (watcher,) = [
+        pid
+        for pid in children_of(job.process.pid)
+        if b"read -r word" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+    job.process.send_signal(signal.SIGSTOP)
+
+    os.kill(watcher, signal.SIGKILL)
+    job.process.kill()
+
+    wait_until(lambda: not processes_running(f"sleep\0{spaced(717)}"), 5)
 
 
 def test_wrk_11_what_outlived_everything_is_removed_by_a_clean_up(containers: ContainerAttempts) -> None:

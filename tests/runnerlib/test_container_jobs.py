@@ -207,7 +207,9 @@ def test_a_mebibyte_of_variables_arrives(containers: ContainerAttempts) -> None:
 def test_secrets_are_in_no_argv_no_inspection_and_no_file(containers: ContainerAttempts) -> None:
     secret = f"sesame-{os.urandom(8).hex()}"
     job = containers.start(
-        "echo ready; sleep 30", secrets={"API_TOKEN": secret}, environment={"PLAIN": f"plain-{secret[:12]}"}
+        'echo "$API_TOKEN"; echo ready; sleep 30',
+        secrets={"API_TOKEN": secret},
+        environment={"PLAIN": f"plain-{secret[:12]}"},
     )
     job.wait_for(b"ready")
 
