@@ -316,7 +316,7 @@ async def test_what_the_coordinator_refuses_is_told(keys: Keyboard, arguments: l
         (["jobs", "get", "../users"], 2, "is not an id"),
         (["lgos", "x"], 2, "did you mean 'logs'"),
         (["jobs", "lst"], 2, "No such command"),
-        (["run"], 2, "Missing argument"),
+        (["run"], 2, "give a command behind --, or a job file with -f"),
         (["submit"], 2, "give a FILE or a --command"),
         (["submit", "none.yaml"], 69, "cannot be read"),
         (["submit", "-c", "x", "--timeout", "soon"], 2, "is not a duration"),

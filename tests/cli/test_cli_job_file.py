@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from reactorcide.cli.job_file import JobFileUnusable, compose_submission, read_job_file
-from reactorcide.cli.submit import merge_bodies
+from reactorcide.cli.job_file import JobFileUnusable, compose_submission, merge_bodies, read_job_file
 from runnerlib.spec.job_file import JobFile
 
 

@@ -8,12 +8,13 @@ import hashlib
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Protocol
 
 from reactorcide.cli.answers import ArtifactAnswer
-from reactorcide.cli.client import ApiClient, pause_seconds
+from reactorcide.cli.client import pause_seconds
 from reactorcide.cli.errors import CommandFailed, CoordinatorUnreachable
 from runnerlib.spec.artifacts import check_artifact_path
 
@@ -22,10 +23,18 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_TRIES = 5
 
 
+class ArtifactSource(Protocol):
+    """Who gives out artifacts, such as `ApiClient`."""
+
+    def read_artifact(self, job_id: str, path: str, *, start: int = 0) -> Iterator[bytes]:
+        """Yield an artifact from the byte ``start`` on."""
+        ...
+
+
 class Download:
     """Fetches artifacts of one job into a directory. A context manager."""
 
-    def __init__(self, client: ApiClient, job_id: str, directory: Path) -> None:
+    def __init__(self, client: ArtifactSource, job_id: str, directory: Path) -> None:
         self._client = client
         self._job_id = job_id
         self._directory = directory

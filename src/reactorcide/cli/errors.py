@@ -16,6 +16,8 @@ class ExitCode(IntEnum):
     """The program could not do its part: no coordinator, a refused request, an unreadable file."""
     JOB_LOST = 75
     JOB_TIMED_OUT = 124
+    HOST_TROUBLE = 125
+    """This machine could not do its part in a job that it was to run."""
     INTERRUPTED = 130
     BROKEN_PIPE = 141
 

@@ -8,6 +8,7 @@ from reactorcide.cli import render
 from reactorcide.cli.errors import CommandFailed
 from runnerlib.spec.job_file import MAX_BYTES, JobFault, JobFile, JobFileRefused, parse_job_file
 
+_MERGED = ("job_env_vars", "job_secrets", "labels", "resources")
 JobBody = dict[str, object]
 """A submission's body: the API's field names, unset fields left out. `infer_source_type` ends it."""
 
@@ -58,6 +59,16 @@ def infer_source_type(body: JobBody) -> None:
     """Fill in the kind of source from what is said of it."""
     if "source_type" not in body:
         body["source_type"] = "git" if "git_url" in body else "copy" if "source_path" in body else "none"
+
+
+def merge_bodies(told: JobBody, flags: JobBody) -> JobBody:
+    """Return the file's job with the flags over it; maps are joined key by key."""
+    merged = told | flags
+    for name in _MERGED:
+        below, above = told.get(name), flags.get(name)
+        if isinstance(below, dict) and isinstance(above, dict):
+            merged[name] = below | above
+    return merged
 
 
 def _read(path: str) -> bytes:

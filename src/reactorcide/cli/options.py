@@ -209,3 +209,48 @@ def job_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(_JOB_OPTIONS):
         option(collecting)
     return collecting
+
+
+@dataclass(frozen=True)
+class HereOptions:
+    """How a job shall be run on this machine, as the flags say."""
+
+    executor: str | None = None
+    unsandboxed: bool = False
+    artifacts_to: Path | None = None
+
+    @property
+    def given(self) -> list[str]:
+        """The flags that were used."""
+        flags = (
+            (self.executor, "--executor"),
+            (self.unsandboxed, "--unsandboxed"),
+            (self.artifacts_to, "--artifacts-to"),
+        )
+        return [flag for value, flag in flags if value]
+
+
+_HERE_OPTIONS = (
+    click.option(
+        "--executor", type=click.Choice(["auto", "process", "container"]), help="What runs it here."
+    ),
+    click.option("--unsandboxed", is_flag=True, help="Run it without a sandbox: it can do all that you can."),
+    click.option(
+        "--artifacts-to",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="Directory for the artifacts of a job that is run here.",
+    ),
+)
+
+
+def here_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the flags of who runs a job on this machine, as ``here``."""
+
+    @functools.wraps(command)
+    def collecting(*args: Any, **given: Any) -> None:
+        names = ("executor", "unsandboxed", "artifacts_to")
+        command(*args, here=HereOptions(**{name: given.pop(name) for name in names}), **given)
+
+    for option in reversed(_HERE_OPTIONS):
+        option(collecting)
+    return collecting

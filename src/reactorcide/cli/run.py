@@ -1,6 +1,8 @@
 """`run`: submit a command, show its log, exit as it exits."""
 
+import os
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -8,9 +10,15 @@ import click
 from reactorcide.cli import render
 from reactorcide.cli.answers import JobAnswer, exit_code_of
 from reactorcide.cli.errors import CommandFailed, ExitCode
-from reactorcide.cli.job_file import JobBody, infer_source_type
+from reactorcide.cli.job_file import (
+    JobBody,
+    compose_submission,
+    infer_source_type,
+    merge_bodies,
+    read_job_file,
+)
 from reactorcide.cli.logs import follow_to_end, tell_end
-from reactorcide.cli.options import ClientOptions, job_options, json_option
+from reactorcide.cli.options import ClientOptions, HereOptions, here_options, job_options, json_option
 
 if TYPE_CHECKING:
     from reactorcide.cli.client import ApiClient
@@ -19,23 +27,62 @@ _MAX_NAME = 60
 
 
 @click.command(context_settings={"ignore_unknown_options": False, "allow_interspersed_args": False})
-@click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
+@click.argument("command", nargs=-1, metavar="[-- COMMAND...]")
+@click.option("-f", "--file", metavar="FILE", help="Job file (JSON or YAML; - is stdin); flags win over it.")
+@click.option("--local", "is_local", is_flag=True, help="Run it on this machine, without a coordinator.")
+@here_options
 @job_options
 @json_option
 @click.pass_context
-def run(ctx: click.Context, command: tuple[str, ...], body: JobBody, as_json: bool) -> None:
-    """Run COMMAND as a job and follow its log; exit with its exit code.
+def run(
+    ctx: click.Context,
+    *,
+    command: tuple[str, ...],
+    file: str | None,
+    is_local: bool,
+    here: HereOptions,
+    body: JobBody,
+    as_json: bool,
+) -> None:
+    """Run COMMAND, or the job of a file, and follow its log; exit with its exit code.
 
     A single argument is a shell command as it stands; several are quoted and joined. Ctrl-C leaves the
-    job running and says how to cancel it.
+    job running and says how to cancel it; with --local it cancels the job.
     """
-    body["job_command"] = join_command(command)
-    infer_source_type(body)
-    body.setdefault("name", default_name(str(body["job_command"])))
+    if is_local and (path := body.get("source_path")):
+        # No link on the way: a copy follows none.
+        body["source_path"] = str(Path(str(path)).resolve())
+    whole = compose_body(file, command, body)
+    if is_local:
+        from reactorcide.cli.local import run_submission
+
+        named = body.get("source_path")
+        own_paths = () if named is None else (str(named),)
+        ctx.exit(run_submission(whole, here, own_paths=own_paths, as_json=as_json))
+    if here.given:
+        raise click.UsageError(f"{', '.join(here.given)}: only with --local")
     options: ClientOptions = ctx.obj
     with options.connect() as client:
-        job = client.submit_job(body)
+        job = client.submit_job(whole)
         ctx.exit(attend(client, job, as_json=as_json))
+
+
+def compose_body(file: str | None, command: tuple[str, ...], flags: JobBody) -> JobBody:
+    """Return the submission of a job file with the flags over it, and the command over both.
+
+    Raises:
+        CommandFailed: the file cannot be submitted.
+    """
+    if file is None and not command:
+        raise click.UsageError("give a command behind --, or a job file with -f")
+    told = compose_submission(read_job_file(file), file, os.environ) if file else {}
+    body = merge_bodies(told, flags)
+    if command:
+        body["job_command"] = join_command(command)
+    infer_source_type(body)
+    if isinstance(text := body.get("job_command"), str):
+        body.setdefault("name", default_name(text))
+    return body
 
 
 def join_command(arguments: tuple[str, ...]) -> str:

@@ -7,11 +7,15 @@ import click
 from reactorcide.cli import render
 from reactorcide.cli.answers import JobAnswer, exit_code_of
 from reactorcide.cli.errors import CommandFailed, ExitCode
-from reactorcide.cli.job_file import JobBody, compose_submission, infer_source_type, read_job_file
+from reactorcide.cli.job_file import (
+    JobBody,
+    compose_submission,
+    infer_source_type,
+    merge_bodies,
+    read_job_file,
+)
 from reactorcide.cli.options import ClientOptions, job_options, json_option
 from reactorcide.cli.run import attend, default_name
-
-_MERGED = ("job_env_vars", "job_secrets", "labels", "resources")
 
 
 @click.command()
@@ -77,13 +81,3 @@ def write_submitted(job: JobAnswer, *, as_json: bool) -> None:
         render.write_json(job.raw)
     else:
         render.write_text(job.job_id)
-
-
-def merge_bodies(told: JobBody, flags: JobBody) -> JobBody:
-    """Return the file's job with the flags over it; maps are joined key by key."""
-    merged = told | flags
-    for name in _MERGED:
-        below, above = told.get(name), flags.get(name)
-        if isinstance(below, dict) and isinstance(above, dict):
-            merged[name] = below | above
-    return merged

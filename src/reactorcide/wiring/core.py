@@ -35,6 +35,7 @@ from reactorcide.services.vault import Vault, load_key
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 from reactorcide.store.migrate import migrate, weak_settings
+from reactorcide.wiring.host import submission_policy
 from reactorcide.worker.cancelling import cancel_tasks
 
 log = structlog.get_logger()
@@ -200,14 +201,7 @@ def _compose_core(
         reap_interval=settings.reap_interval,
         cancel_grace=settings.cancel_grace,
     )
-    policy = SubmissionPolicy(
-        default_queue_name=settings.default_queue_name,
-        default_timeout_seconds=settings.default_timeout,
-        default_runner_image=settings.default_runner_image,
-        git_allowed_protocols=settings.git_allowed_protocols,
-        git_allowed_hosts=settings.git_allowed_hosts,
-        copy_source_roots=settings.copy_source_roots,
-    )
+    policy = submission_policy(settings)
     vault = Vault(load_key(settings.encryption_key, settings.data_dir))
     queue = DatabaseQueue(database, bell)
     metrics = Metrics()

@@ -1,11 +1,24 @@
-"""What this machine allows its jobs, as its settings say: the same for a worker and for a laptop."""
+"""What the settings let jobs be and do: the same for a coordinator, a worker and a laptop."""
 
 import os
 from typing import Literal, cast
 
 from reactorcide.config import Settings
+from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.worker.run_spec import HostTerms
 from runnerlib.spec import HostPolicy, Resources
+
+
+def submission_policy(settings: Settings) -> SubmissionPolicy:
+    """Return the defaults and allowances for jobs that are submitted."""
+    return SubmissionPolicy(
+        default_queue_name=settings.default_queue_name,
+        default_timeout_seconds=settings.default_timeout,
+        default_runner_image=settings.default_runner_image,
+        git_allowed_protocols=settings.git_allowed_protocols,
+        git_allowed_hosts=settings.git_allowed_hosts,
+        copy_source_roots=settings.copy_source_roots,
+    )
 
 
 def host_terms(settings: Settings, url: str | None = None) -> HostTerms:
