@@ -7,8 +7,9 @@ from dataclasses import asdict
 
 import click
 
+from runnerlib.commands.config import config, validate
 from runnerlib.commands.git import git
-from runnerlib.commands.run import run_spec
+from runnerlib.commands.run import run, run_job, run_spec
 from runnerlib.commands.secrets import register_secret
 from runnerlib.commands.source import checkout, cleanup, copy
 
@@ -44,7 +45,11 @@ cli.add_command(cleanup)
 cli.add_command(copy)
 cli.add_command(git)
 cli.add_command(register_secret)
+cli.add_command(run)
+cli.add_command(run_job)
 cli.add_command(run_spec)
+cli.add_command(config)
+cli.add_command(validate)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -83,7 +83,12 @@ class Run:
         self._guardian = guardian
         self._listener = listener
         self._masker = Masker(
-            [*spec.secrets.values(), *secret_values(spec.environment), *_source_secrets(spec.source)]
+            [
+                *spec.secrets.values(),
+                *spec.masked,
+                *secret_values(spec.environment),
+                *_source_secrets(spec.source),
+            ]
         )
         self._name = f"{spec.job_id}.{spec.attempt}"
         self._executor: Executor | None = None

@@ -5,21 +5,28 @@ the first SIGINT or SIGTERM cancels the job, with its grace time, and each furth
 """
 
 import os
+import shutil
 import signal
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from runnerlib.attempt import make_guardian, run_attempt
-from runnerlib.spec import RunResult, RunSpec, Stop, encode_line
+from runnerlib.configuration import RunConfig
+from runnerlib.spec import JobSource, Resources, RunResult, RunSpec, Stop, encode_line
+from runnerlib.spec.artifacts import ARTIFACTS_FILE, ARTIFACTS_FOLDER, decode_artifacts
+from runnerlib.spec.rules import is_credential_name
+from runnerlib.validation import host_policy
 
 EXIT_REFUSED = 1
 EXIT_TIMEOUT = 124
 EXIT_TROUBLE = 125
 EXIT_INTERRUPTED = 130
 _READ_BYTES = 256 * 1024
+_LONGEST_NAME = 60
 
 
 def run_spec(spec: RunSpec, output: int) -> RunResult:
@@ -38,6 +45,64 @@ def run_spec(spec: RunSpec, output: int) -> RunResult:
             result = run_attempt(spec, make_guardian(spec, control), on_growth=show.grew)
         show.finish(result.log_length)
         return result
+
+
+def compose_spec(config: RunConfig, spool_dir: Path) -> RunSpec:
+    """Return the frozen spec of a configured run; ``job_command`` must be there."""
+    command = config.job_command or ""
+    first = next((line.strip() for line in command.splitlines() if line.strip()), "job")
+    return RunSpec(
+        job_id=str(uuid.uuid4()),
+        job_name=config.name or first[:_LONGEST_NAME],
+        attempt=1,
+        command=command,
+        source=JobSource(
+            type=config.source_type,
+            url=config.git_url,
+            ref=config.git_ref,
+            path=None if config.source_path is None else str(config.source_path),
+        ),
+        code_dir=config.code_dir,
+        job_dir=config.job_dir,
+        environment={k: v for k, v in config.job_env.items() if not is_credential_name(k)},
+        secrets={k: v for k, v in config.job_env.items() if is_credential_name(k)} | dict(config.secrets),
+        masked=config.secrets_list,
+        env_file=config.env_file,
+        image=config.runner_image,
+        timeout_seconds=config.timeout_seconds,
+        silence_timeout_seconds=config.silence_timeout_seconds,
+        network=config.network,
+        resources=Resources(cpu=config.cpu, memory_mb=config.memory_mb, pids=config.pids),
+        artifacts=config.artifact_globs,
+        plugins=config.plugins,
+        spool_dir=str(spool_dir),
+        workspace_root=str(config.work_dir),
+        host=host_policy(config),
+    )
+
+
+def put_artifacts(spool_dir: Path, folder: Path) -> int:
+    """Put the artifacts of an ended run into ``folder``; return how many there were.
+
+    What is there already under one of their names is replaced; nothing is written through a link.
+
+    Raises:
+        OSError: they cannot be put there.
+    """
+    listed = spool_dir / ARTIFACTS_FILE
+    if not listed.exists():
+        return 0
+    found = decode_artifacts(listed.read_bytes())
+    for artifact in found:
+        target = folder.joinpath(*artifact.path.split("/"))
+        for parent in reversed(target.relative_to(folder).parents):
+            place = folder / parent
+            if place.is_symlink() and place != folder:
+                place.unlink()
+            place.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        shutil.copyfile(spool_dir / ARTIFACTS_FOLDER / str(artifact.number), target, follow_symlinks=False)
+    return len(found)
 
 
 def exit_code_of(result: RunResult) -> int:

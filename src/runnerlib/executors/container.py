@@ -21,7 +21,8 @@ from runnerlib.executors.container_job import Container, ContainerJob, start_con
 from runnerlib.executors.engine import Engine, find_engine
 from runnerlib.executors.images import Image, take_image
 from runnerlib.executors.port import CHANNEL, JobCommand, SandboxUnavailable
-from runnerlib.spec import HostPolicy
+from runnerlib.limits import find_limits, limits_for_executor
+from runnerlib.spec import HostPolicy, RunSpec
 
 _TEMP_BYTES = 1024**3
 _PROCESS_IDS = Path("/proc/sys/kernel/pid_max")
@@ -95,6 +96,14 @@ class ContainerExecutor:
         keep_record(workspace.parent, self.engine.path)
         return start_container(Container(self.engine, plan.name, argv, entry, command.limits, self._channel))
 
+    def preview(self, command: JobCommand, workspace: Path, image: str) -> list[str]:
+        """Return the command that `start` would run. Raises SandboxUnavailable."""
+        self._image = Image(image, "")
+        try:
+            return [self.engine.path, *compose_argv(self._plan(command, workspace))]
+        except PlanRefused as error:
+            raise SandboxUnavailable(str(error)) from error
+
     def _plan(self, command: JobCommand, workspace: Path) -> ContainerPlan:
         if self._image is None:
             raise SandboxUnavailable("no image was taken for the container")
@@ -124,6 +133,24 @@ class ContainerExecutor:
             temp_bytes=min(_TEMP_BYTES, (limits.memory_bytes or 2 * _TEMP_BYTES) // 2),
             relabels=_LABELLED_HOST.exists(),
         )
+
+
+def compose_preview(spec: RunSpec) -> list[str]:
+    """Return the command that would run the job's container, its image by its name; nothing is run.
+
+    Raises:
+        SandboxUnavailable: it would not come to that.
+    """
+    name = f"{spec.job_id}.{spec.attempt}"
+    executor = ContainerExecutor(spec.host, name)
+    command = JobCommand(
+        text=spec.command,
+        directory=spec.job_dir,
+        environment={},
+        limits=limits_for_executor(spec, find_limits(spec)),
+        network=spec.network,
+    )
+    return executor.preview(command, Path(spec.workspace_root) / name / "job", spec.image or "")
 
 
 def _own_limits() -> tuple[int | None, int | None]:

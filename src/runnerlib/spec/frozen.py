@@ -99,6 +99,8 @@ class RunSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
     environment: dict[str, str] = {}
     secrets: dict[str, str] = {}
     """Also environment variables of the job; their values never reach a log, argv or disk."""
+    masked: tuple[str, ...] = ()
+    """Further values that no log may show."""
     env_file: str | None = None
     """An env file inside the prepared source, relative to ``code_dir`` or absolute under /job."""
     image: str | None = None
