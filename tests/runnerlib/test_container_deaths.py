@@ -41,6 +41,7 @@ def test_wrk_01_a_job_ends_by_itself_when_nobody_is_left_to_end_it(containers: C
     job.process.kill()
 
     wait_until(lambda: not processes_running(f"sleep\0{spaced(717)}"), 5)
+    containers.engine.podman("rm", "--force", "--time=0", *containers.engine.containers())
 
 
 def test_wrk_11_what_outlived_everything_is_removed_by_a_clean_up(containers: ContainerAttempts) -> None:
