@@ -48,6 +48,7 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
     },
     "Jobs": {
         "run": LazyCommand(f"{_HERE}.run:run", "Run a command as a job and follow its log."),
+        "reproduce": LazyCommand(f"{_HERE}.reproduce:reproduce", "Run a coordinator's job once more here."),
         "submit": LazyCommand(f"{_HERE}.submit:submit", "Submit a job, from a file or from flags."),
         "logs": LazyCommand(f"{_HERE}.logs:logs", "Show or follow the log of a job."),
         "artifacts": LazyCommand(f"{_HERE}.artifacts:artifacts", "List and download what jobs left behind."),

@@ -22,6 +22,7 @@ from reactorcide.domain.submission import JobRequest, freeze_request
 from reactorcide.services.new_ids import IdSource
 
 if TYPE_CHECKING:
+    from reactorcide.cli.dirty import ReadTree
     from reactorcide.cli.local_runner import LocalEnd, LocalFolder
     from reactorcide.config import Settings
     from runnerlib.spec import RunResult
@@ -130,6 +131,20 @@ def run_frozen(
         end = run_here(spec, folder, os.environ, as_json=as_json)
         _keep_artifacts(folder, end.result, here.artifacts_to)
     return end
+
+
+def lay_contents(tree: "ReadTree", folder: Path) -> None:
+    """Put the contents of a tree into a new folder, each under its SHA-256, as a worker has them."""
+    from reactorcide.cli.dirty import read_pieces
+
+    folder.mkdir(mode=0o700)
+    (folder / tree.name).write_bytes(tree.manifest)
+    for file in tree.tree.files:
+        if file.mode == "link" or (folder / tree.digests[file.path]).exists():
+            continue
+        with (folder / tree.digests[file.path]).open("wb") as copy:
+            for piece in read_pieces(file):
+                copy.write(piece)
 
 
 def tell_local_end(job: JobSpec, end: "LocalEnd", *, as_json: bool) -> None:
