@@ -314,7 +314,7 @@ class PluginContext:
         self.take_secret(value)
 
     def mask(self, text: str) -> str:
-        """Return ``text`` with every secret of the run replaced: for what leaves by other ways than the log."""
+        """Return ``text`` with every secret of the run replaced, for what leaves by another way."""
         return self.mask_text(text)
 
     def read_file(self, path: str, limit_bytes: int = DEFAULT_READ_LIMIT_BYTES) -> bytes:

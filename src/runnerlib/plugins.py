@@ -165,7 +165,9 @@ def _check_owner(path: Path, found: os.stat_result, *, may_be_sticky: bool = Fal
     if found.st_uid not in (0, os.geteuid()):
         raise PluginsUnusable(f"{path} belongs to another user (uid {found.st_uid})")
     # In a sticky folder, such as /tmp, nobody can put something else in the place of what is ours.
-    if found.st_mode & 0o022 and not (may_be_sticky and found.st_mode & stat.S_ISVTX):
+    is_open = found.st_mode & 0o022 and not (may_be_sticky and found.st_mode & stat.S_ISVTX)
+    # A volume of Kubernetes is open to all by its mode, and closed to all by its mount.
+    if is_open and not os.statvfs(path).f_flag & os.ST_RDONLY:
         raise PluginsUnusable(f"{path} can be written by others (mode {stat.S_IMODE(found.st_mode):04o})")
 
 
@@ -190,17 +192,24 @@ def _read_trusted(path: Path, place: Path) -> bytes:
                 break
             _check_owner(folder, folder.stat())
         descriptor = os.open(real, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            if not stat.S_ISREG(found.st_mode):
-                raise PluginsUnusable(f"{path.name} is not a regular file")
-            _check_owner(path, found)
-            data = file.read(LONGEST_FILE_BYTES + 1)
+        try:
+            data = _read_checked(descriptor, path)
+        finally:
+            os.close(descriptor)
     except (OSError, RuntimeError) as error:
         raise PluginsUnusable(f"{path.name} cannot be read: {error}") from error
     if len(data) > LONGEST_FILE_BYTES:
         raise PluginsUnusable(f"{path.name} is longer than {LONGEST_FILE_BYTES} bytes")
     return data
+
+
+def _read_checked(descriptor: int, path: Path) -> bytes:
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise PluginsUnusable(f"{path.name} is not a regular file")
+    _check_owner(path, found)
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        return file.read(LONGEST_FILE_BYTES + 1)
 
 
 def _load_file(path: Path, place: Path) -> list[LoadedPlugin]:

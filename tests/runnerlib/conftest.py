@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from attempt_runs import Attempts
-from plugin_folder import PluginFolder
 from container_host import container_host, containers
+from plugin_folder import PluginFolder
 
 __all__ = ["attempts", "container_host", "containers"]
 
