@@ -20,6 +20,7 @@ from reactorcide.domain.jobs import AttemptLimits, AttemptOutcome, Claim, Heartb
 from reactorcide.domain.outcomes import MAX_MESSAGE_CHARACTERS
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import JobStatus
+from reactorcide.domain.trees import MAX_FETCHED_BLOBS
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 
 OLDEST, NEWEST = 1, 2
@@ -357,6 +358,13 @@ class SealAnswer(Answer, frozen=True):
     missing: list[str]
 
 
+class TreeCall(AttemptCall, frozen=True):
+    """Asks for contents of the tree that the attempt's job has for its source; they come as a pack."""
+
+    blobs: Annotated[list[Id], Meta(min_length=1, max_length=MAX_FETCHED_BLOBS)]
+    """By their SHA-256 in hexadecimal."""
+
+
 class Problem(Answer, frozen=True):
     """What of a refusal a worker reads."""
 
@@ -377,6 +385,7 @@ CALLS = (
         LogCall,
         FinishCall,
         SealCall,
+        TreeCall,
     ),
     WorkerCall,
 )

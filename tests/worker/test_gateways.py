@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from worker_fixtures import variables
 
-from contracts.gateway_artifacts import ArtifactsContract
+from contracts.gateway_trees import TreesContract
 from fixture_types import MakeUser
 from reactorcide.config import load_settings
 from reactorcide.domain.accounts import Principal, TokenKind
@@ -60,7 +60,7 @@ class DirectBench:
             )
 
 
-class TestDirectGateway(ArtifactsContract):
+class TestDirectGateway(TreesContract):
     @pytest.fixture
     async def bench(self, core: Core, make_user: MakeUser, postgres: str) -> DirectBench:
         return DirectBench(core, await make_user(), postgres)
@@ -85,7 +85,7 @@ class HttpBench:
         await self.serving.aclose()
 
 
-class TestHttpGateway(ArtifactsContract):
+class TestHttpGateway(TreesContract):
     @pytest.fixture
     async def bench(self, core: Core, make_user: MakeUser) -> AsyncIterator[HttpBench]:
         # The fixture's token text is the token's id.

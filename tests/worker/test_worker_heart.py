@@ -21,6 +21,8 @@ from reactorcide.worker.heart import Heart
 from reactorcide.worker.run_spec import HostTerms
 from reactorcide.worker.runner import RunnerPool
 from reactorcide.worker.spool import Spool
+from reactorcide.worker.tree_cache import TreeCache
+from reactorcide.worker.trees import TreePorter
 from runnerlib.spec import HostPolicy
 
 __all__ = ["coordinator", "settings"]
@@ -30,7 +32,8 @@ class CountedGateway(DirectGateway):
     """The direct gateway, which keeps what was reported through it, and when last."""
 
     def __init__(self, coordinator: Coordinator) -> None:
-        super().__init__(coordinator.core.attempts, coordinator.core.logs, coordinator.core.artifacts)
+        core = coordinator.core
+        super().__init__(core.attempts, core.logs, core.artifacts, core.trees)
         self.reports: list[WorkerReport] = []
         self.asked_at = 0.0
 
@@ -134,7 +137,13 @@ async def test_a_renewal_counts_from_when_it_was_sent(coordinator: Coordinator, 
     (claim,) = await gateway.claim(registration.worker_id, 1, timedelta(seconds=10))
     terms = HostTerms(HostPolicy(), tmp_path, timedelta(seconds=30))
     attempt = Attempt(
-        claim, 0, gateway=gateway, runners=RunnerPool({}), spool=Spool(tmp_path / "spool"), terms=terms
+        claim,
+        0,
+        gateway=gateway,
+        runners=RunnerPool({}),
+        spool=Spool(tmp_path / "spool"),
+        terms=terms,
+        trees=TreePorter(gateway, TreeCache(tmp_path / "trees", 0)),
     )
     attempt.is_held = True
     patient = Patient(gateway, registration, {claim: attempt})

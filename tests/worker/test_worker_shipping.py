@@ -23,7 +23,8 @@ __all__ = ["coordinator", "settings"]
 
 @pytest.fixture
 def gateway(coordinator: Coordinator) -> DirectGateway:
-    return DirectGateway(coordinator.core.attempts, coordinator.core.logs, coordinator.core.artifacts)
+    core = coordinator.core
+    return DirectGateway(core.attempts, core.logs, core.artifacts, core.trees)
 
 
 @pytest.fixture

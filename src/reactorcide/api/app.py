@@ -14,6 +14,7 @@ from reactorcide.api import (
     users,
     worker_artifacts,
     worker_routes,
+    worker_trees,
     workers,
 )
 from reactorcide.api.middleware import CrossOrigin, LastResort, Surroundings
@@ -38,7 +39,7 @@ def create_app(services: ApiServices, settings: ApiSettings) -> FastAPI:
     app.state.stopping = services.stopping
     for routes in (health, jobs, explanations, logs, artifacts, trees, tokens, users, workers):
         app.include_router(routes.router)
-    for routes in (worker_routes, worker_artifacts):
+    for routes in (worker_routes, worker_artifacts, worker_trees):
         app.include_router(routes.router)
     install_documentation(app, settings.version)
     install_problem_handlers(app)

@@ -83,7 +83,7 @@ async def register_worker(request: Request, caller: WorkerCaller) -> Response:
 )
 async def claim_jobs(request: Request, caller: WorkerCaller) -> Response:
     """Hand out jobs of the worker's queues, waiting for the first of them."""
-    call = await _admitted(request, caller, protocol.ClaimCall)
+    call = await admitted(request, caller, protocol.ClaimCall)
     attempts = parts_of(request).services.attempts
     wait = timedelta(seconds=call.wait_seconds)
     claims, is_gone = await until_unwanted(
@@ -110,7 +110,7 @@ async def claim_jobs(request: Request, caller: WorkerCaller) -> Response:
 )
 async def start_attempt(request: Request, caller: WorkerCaller) -> Response:
     """Begin the attempt. This is the one answer that carries the secrets of a job."""
-    call = await _admitted(request, caller, protocol.AttemptCall)
+    call = await admitted(request, caller, protocol.AttemptCall)
     return json_answer(await parts_of(request).services.attempts.start(call.own_claim))
 
 
@@ -121,7 +121,7 @@ async def start_attempt(request: Request, caller: WorkerCaller) -> Response:
 )
 async def renew_leases(request: Request, caller: WorkerCaller) -> Response:
     """Renew the leases of all attempts that the worker holds, and tell what to do with each."""
-    call = await _admitted(request, caller, protocol.HeartbeatCall)
+    call = await admitted(request, caller, protocol.HeartbeatCall)
     held = [claim.by(call.worker_id) for claim in call.held]
     orders = await parts_of(request).services.attempts.heartbeat(call.worker_id, held, call.report.told)
     return json_answer(protocol.HeartbeatAnswer([protocol.OrderEntry.of(order) for order in orders]))
@@ -134,7 +134,7 @@ async def renew_leases(request: Request, caller: WorkerCaller) -> Response:
 )
 async def wait_for_orders(request: Request, caller: WorkerCaller) -> Response:
     """Wait until a heartbeat would bring something new, such as a cancel."""
-    call = await _admitted(request, caller, protocol.OrdersCall)
+    call = await admitted(request, caller, protocol.OrdersCall)
     waiting = parts_of(request).services.attempts.wait_for_orders(
         call.worker_id, timedelta(seconds=call.wait_seconds)
     )
@@ -170,7 +170,7 @@ async def append_log(request: Request, caller: WorkerCaller) -> Response:
 @router.post("/finish", summary="Finish an attempt", **_documented(protocol.FinishCall, "Written down."))
 async def finish_attempt(request: Request, caller: WorkerCaller) -> Response:
     """Write down how the attempt ended. To repeat the same outcome succeeds."""
-    call = await _admitted(request, caller, protocol.FinishCall)
+    call = await admitted(request, caller, protocol.FinishCall)
     try:
         await parts_of(request).services.attempts.finish(call.own_claim, call.outcome.told)
     except InvalidInput as error:
@@ -185,7 +185,7 @@ async def finish_attempt(request: Request, caller: WorkerCaller) -> Response:
 )
 async def release_claim(request: Request, caller: WorkerCaller) -> Response:
     """Let another worker have what this one claimed and did not start."""
-    call = await _admitted(request, caller, protocol.AttemptCall)
+    call = await admitted(request, caller, protocol.AttemptCall)
     await parts_of(request).services.attempts.release(call.own_claim)
     return Response(status_code=204)
 
@@ -197,12 +197,12 @@ async def release_claim(request: Request, caller: WorkerCaller) -> Response:
 )
 async def deregister_worker(request: Request, caller: WorkerCaller) -> Response:
     """Take leave of a worker process; its claims that were not started go back."""
-    call = await _admitted(request, caller, protocol.WorkerCall)
+    call = await admitted(request, caller, protocol.WorkerCall)
     await parts_of(request).services.attempts.deregister(call.worker_id, call.boot_id)
     return Response(status_code=204)
 
 
-async def _admitted(request: Request, caller: Principal, kind: type[W]) -> W:
+async def admitted(request: Request, caller: Principal, kind: type[W]) -> W:
     """Return the body of a call, from the process that is registered as its worker.
 
     Raises:

@@ -201,21 +201,20 @@ class TreeService:
         It is read from the object store as it is taken, and then raises Unavailable if that fails.
 
         Raises:
-            InvalidInput: too many are asked for.
-            NotFound: the job's tree has not all of these.
+            InvalidInput: too many are asked for, or one that the job's tree does not have.
             ClaimLost: the attempt does not run, is not this worker's, or its job has no tree.
         """
         if not 1 <= len(set(digests)) <= MAX_FETCHED_BLOBS:
             raise InvalidInput([InputFault("/blobs", f"must be 1 to {MAX_FETCHED_BLOBS}")])
         for digest in digests:
             check_digest(digest, "/blobs")
-        found: list[BlobRow] = []
+        found: list[BlobRow] | None = None
         if all(map(is_id, (claim.job_id, claim.lease_id, claim.worker_id))):
             found = await self._database.run(lambda tx: rows.list_fetchable(tx, claim, digests))
-        if not found:
+        if found is None:
             raise ClaimLost(claim.job_id, claim.attempt)
         if absent := set(digests) - {row.sha256 for row in found}:
-            raise NotFound("content of this tree", min(absent))
+            raise InvalidInput([InputFault("/blobs", f"the tree of this job has no content {min(absent)}")])
         return self._pack(found)
 
     async def sweep(self) -> None:

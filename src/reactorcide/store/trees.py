@@ -62,16 +62,19 @@ _USE_TREE = """
     UPDATE trees SET last_used_at = now() WHERE user_id = %(user_id)s AND sha256 = %(sha256)s
     RETURNING sha256, entries, size_bytes, last_used_at
 """
-_LIST_FETCHABLE = """
-    SELECT b.blob_id, b.user_id, encode(b.sha256, 'hex') AS sha256, b.size_bytes
+_FIND_FETCHABLE = """
+    SELECT t.tree_id, t.user_id
       FROM attempts a
       JOIN jobs j ON j.job_id = a.job_id AND j.attempt = a.attempt
       JOIN trees t ON t.user_id = j.user_id AND t.sha256 = j.source_tree
-      JOIN tree_contents c ON c.tree_id = t.tree_id
-      JOIN tree_blobs b ON b.blob_id = c.blob_id
      WHERE a.job_id = %(job_id)s AND a.attempt = %(attempt)s AND a.lease_id = %(lease_id)s
        AND a.worker_id = %(worker_id)s AND a.started_at IS NOT NULL AND a.ended_at IS NULL
-       AND j.status = 'running' AND b.sha256 = ANY(%(digests)s::bytea[])
+       AND j.status = 'running'
+"""
+_LIST_CONTENTS = """
+    SELECT b.blob_id, b.user_id, encode(b.sha256, 'hex') AS sha256, b.size_bytes
+      FROM tree_blobs b JOIN tree_contents c ON c.blob_id = b.blob_id AND c.tree_id = %(tree_id)s
+     WHERE b.user_id = %(user_id)s AND b.sha256 = ANY(%(digests)s::bytea[])
 """
 _LIST_OLD_TREES = """
     SELECT tree_id FROM trees
@@ -174,18 +177,21 @@ async def use_tree(tx: Transaction, user_id: str, sha256: str) -> Tree | None:
     return Tree(**row) if row else None
 
 
-async def list_fetchable(tx: Transaction, claim: Claim, digests: Collection[str]) -> list[BlobRow]:
-    """Return those of the contents that the tree of a running attempt's job needs."""
-    cursor = await tx.execute(
-        _LIST_FETCHABLE,
-        {
-            "job_id": claim.job_id,
-            "attempt": claim.attempt,
-            "lease_id": claim.lease_id,
-            "worker_id": claim.worker_id,
-            "digests": _bytes_of(digests),
-        },
-    )
+async def list_fetchable(tx: Transaction, claim: Claim, digests: Collection[str]) -> list[BlobRow] | None:
+    """Return those of the contents that the tree of a running attempt's job needs.
+
+    None: the attempt does not run, is not this worker's, or its job has no tree.
+    """
+    fence = {
+        "job_id": claim.job_id,
+        "attempt": claim.attempt,
+        "lease_id": claim.lease_id,
+        "worker_id": claim.worker_id,
+    }
+    tree = await (await tx.execute(_FIND_FETCHABLE, fence)).fetchone()
+    if tree is None:
+        return None
+    cursor = await tx.execute(_LIST_CONTENTS, tree | {"digests": _bytes_of(digests)})
     return [BlobRow(**row) for row in await cursor.fetchall()]
 
 

@@ -17,6 +17,7 @@ from reactorcide.worker.gateway.port import Gateway
 from reactorcide.worker.host import HostCommands, inherited
 from reactorcide.worker.loop import Worker, WorkerPlan
 from reactorcide.worker.runner import RunnerPool
+from reactorcide.worker.tree_cache import TreeCache
 
 if TYPE_CHECKING:
     from reactorcide.wiring.core import Core
@@ -43,6 +44,7 @@ def make_worker(
         poll_interval=settings.worker_poll_interval,
         drain_limit=settings.drain_limit,
         terms=host_terms(settings, url),
+        tree_cache=TreeCache(settings.data_dir / "trees", settings.tree_cache_bytes),
     )
     host = HostCommands(environment)
     return Worker(gateway, plan, RunnerPool(environment), partial(host.clean, plan.terms.work_dir))
@@ -52,7 +54,7 @@ def direct_gateway(core: "Core") -> Gateway:
     """Return the way to the services of this process."""
     from reactorcide.worker.gateway.direct import DirectGateway
 
-    return DirectGateway(core.attempts, core.logs, core.artifacts)
+    return DirectGateway(core.attempts, core.logs, core.artifacts, core.trees)
 
 
 @asynccontextmanager

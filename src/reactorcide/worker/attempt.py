@@ -13,7 +13,9 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable
+from dataclasses import replace
 from errno import EDQUOT, ENOSPC
+from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -34,6 +36,7 @@ from reactorcide.worker.shipping import (
     pause_before_retry,
 )
 from reactorcide.worker.spool import AttemptSpool, Spool, SpoolReader
+from reactorcide.worker.trees import TreePorter, bring_in_time
 from runnerlib.spec import LogGrew, PhaseEntered, Renewed, RunResult, RunSpec, Stop
 
 log = structlog.get_logger()
@@ -73,6 +76,7 @@ class Attempt:
         runners: RunnerPool,
         spool: Spool,
         terms: HostTerms,
+        trees: TreePorter,
     ) -> None:
         self.claim = claim
         self.is_held = False
@@ -84,6 +88,8 @@ class Attempt:
         self._runners = runners
         self._spool = spool
         self._terms = terms
+        self._trees = trees
+        self._ordered = asyncio.Event()
         self._runner: Runner | None = None
         self._order: Order | None = None
         self._has_runner_ended = False
@@ -134,6 +140,7 @@ class Attempt:
         if self._has_runner_ended or _STRENGTH[order] <= _STRENGTH[self._order]:
             return
         self._order = order
+        self._ordered.set()
         self._log.info("attempt.stop_ordered", order=order)
         if self._runner is not None:
             self._pass_on_order(self._runner)
@@ -160,7 +167,31 @@ class Attempt:
                 return started
 
     async def _execute(self, started: StartedAttempt, spool: AttemptSpool, shipper: LogShipper) -> RunResult:
-        began = time.monotonic()
+        tree, began = started.spec.source_tree, time.monotonic()
+        if tree is None:
+            return await self._attend_runner(started, spool, shipper, began=began)
+        limit = min(started.deadline_seconds, self._terms.policy.source_timeout_seconds)
+        shelf = await bring_in_time(self._trees, self.claim, tree, ordered=self._ordered, limit_seconds=limit)
+        if isinstance(shelf, RunResult):
+            self._has_runner_ended = True
+            return self._as_ordered(shelf)
+        try:
+            result = await self._attend_runner(started, spool, shipper, began=began, tree_dir=shelf.path)
+            if (result.reason, result.fault) == (Reason.SOURCE_FAILED.value, "infra"):
+                await asyncio.to_thread(shelf.drop_damaged)
+        finally:
+            await asyncio.to_thread(shelf.remove)
+        return result
+
+    async def _attend_runner(
+        self,
+        started: StartedAttempt,
+        spool: AttemptSpool,
+        shipper: LogShipper,
+        *,
+        began: float,
+        tree_dir: Path | None = None,
+    ) -> RunResult:
         try:
             runner = await self._runners.take()
         except OSError as error:
@@ -168,7 +199,8 @@ class Attempt:
             return _refusal(error, "the runner cannot be started")
         self._runner = runner
         try:
-            runner.begin(self._compose_spec(started, spool))
+            left = max(0.0, started.deadline_seconds - (time.monotonic() - began))
+            runner.begin(self._compose_spec(replace(started, deadline_seconds=left), spool, tree_dir))
             if self._order is not None:
                 self._pass_on_order(runner)
             hearing = asyncio.create_task(self._hear(runner, shipper))
@@ -285,7 +317,7 @@ class Attempt:
             result, status="failed", reason=reason.value, fault="infra", message=message
         )
 
-    def _compose_spec(self, started: StartedAttempt, spool: AttemptSpool) -> RunSpec:
+    def _compose_spec(self, started: StartedAttempt, spool: AttemptSpool, tree_dir: Path | None) -> RunSpec:
         terms, job_id = self._terms, self.claim.job_id
         # A job that may run again must be dead before its next attempt can start; any other had
         # better live through a long outage.
@@ -297,6 +329,7 @@ class Attempt:
             work_dir=terms.work_dir,
             policy=terms.policy_of_slot(self._slot),
             job_url=f"{terms.public_url}/api/v1/jobs/{job_id}" if terms.public_url else None,
+            tree_dir=tree_dir,
         )
         return compose_run_spec(
             started.spec,

@@ -41,6 +41,8 @@ from reactorcide.worker.run_spec import HostTerms
 from reactorcide.worker.runner import RunnerPool
 from reactorcide.worker.shipping import NOT_OURS, pause_before_retry
 from reactorcide.worker.spool import AttemptSpool, Spool
+from reactorcide.worker.tree_cache import TreeCache
+from reactorcide.worker.trees import TreePorter
 
 log = structlog.get_logger()
 
@@ -65,6 +67,7 @@ class WorkerPlan:
     poll_interval: timedelta
     drain_limit: timedelta
     terms: HostTerms
+    tree_cache: TreeCache
 
 
 class Worker:
@@ -83,6 +86,7 @@ class Worker:
         self._runners = runners
         self._clean_host = clean_host
         self._spool = Spool(plan.spool_dir)
+        self._trees = TreePorter(gateway, plan.tree_cache)
         self._terms = plan.terms
         self._free_slots = list(range(plan.identity.slots))
         self._slot_freed = asyncio.Event()
@@ -247,6 +251,7 @@ class Worker:
             runners=self._runners,
             spool=self._spool,
             terms=self._terms,
+            trees=self._trees,
         )
         self._attempts[claim] = attempt
         if self._heart is not None:

@@ -1,6 +1,7 @@
 """The gateway of a worker that shares the coordinator's database: the services, called in this process."""
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -11,16 +12,20 @@ from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerRepor
 from reactorcide.services.artifacts import ArtifactService
 from reactorcide.services.attempts import AttemptService
 from reactorcide.services.logs import LogService
+from reactorcide.services.trees import TreeService
 from reactorcide.worker.gateway.uploads import read_pieces
 
 
 class DirectGateway:
     """Implements `reactorcide.worker.gateway.port.Gateway`."""
 
-    def __init__(self, attempts: AttemptService, logs: LogService, artifacts: ArtifactService) -> None:
+    def __init__(
+        self, attempts: AttemptService, logs: LogService, artifacts: ArtifactService, trees: TreeService
+    ) -> None:
         self._attempts = attempts
         self._logs = logs
         self._artifacts = artifacts
+        self._trees = trees
         self._boot_id = ""
         self._turn: int | None = None
 
@@ -72,6 +77,12 @@ class DirectGateway:
         await self._admit(claim.worker_id)
         return await self._artifacts.seal(claim, artifacts)
 
+    async def fetch_blobs(self, claim: Claim, blobs: Sequence[str], take: Callable[[bytes], None]) -> None:
+        await self._admit(claim.worker_id)
+        pieces = await self._trees.fetch(claim, blobs)
+        while await asyncio.to_thread(_hand_over, pieces, take):
+            pass
+
     async def release(self, claim: Claim) -> None:
         await self._admit(claim.worker_id)
         await self._attempts.release(claim)
@@ -81,3 +92,10 @@ class DirectGateway:
 
     async def _admit(self, worker_id: str) -> None:
         await self._attempts.admit(worker_id, self._boot_id, None)
+
+
+def _hand_over(pieces: Iterator[bytes], take: Callable[[bytes], None]) -> bool:
+    """Hand the next piece over; False: there is none."""
+    piece = next(pieces, b"")
+    take(piece)
+    return bool(piece)

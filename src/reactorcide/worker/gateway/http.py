@@ -34,6 +34,7 @@ from reactorcide.domain.errors import (
 )
 from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
+from reactorcide.worker.gateway.downloads import DOWNLOADS_AT_ONCE, Downloads
 from reactorcide.worker.gateway.log_parts import split_append
 from reactorcide.worker.gateway.trust import explain_distrust, find_trust, is_loopback
 from reactorcide.worker.gateway.uploads import UPLOADS_AT_ONCE, Uploads
@@ -82,12 +83,15 @@ class HttpGateway:
         self._attempts_calls = self._connect(trust, connections=2 * slots + 8)
         self._upload_calls = self._connect(trust, connections=UPLOADS_AT_ONCE)
         self._uploads = Uploads(self._upload_calls)
+        self._download_calls = self._connect(trust, connections=DOWNLOADS_AT_ONCE)
+        self._downloads = Downloads(self._download_calls)
 
     async def close(self) -> None:
         """Give the connections back."""
         await self._own_calls.aclose()
         await self._attempts_calls.aclose()
         await self._upload_calls.aclose()
+        await self._download_calls.aclose()
 
     async def register(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
         """As the port says.
@@ -174,6 +178,10 @@ class HttpGateway:
         )
         return (await self._call("artifacts", call, protocol.SealAnswer, claim=claim)).missing
 
+    async def fetch_blobs(self, claim: Claim, blobs: Sequence[str], take: Callable[[bytes], None]) -> None:
+        call = protocol.TreeCall(claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim), list(blobs))
+        await self._call("tree", call, None, claim=claim, take=take)
+
     async def release(self, claim: Claim) -> None:
         await self._call("release", self._about(claim), None, claim=claim)
 
@@ -231,6 +239,7 @@ class HttpGateway:
         claim: Claim | None = None,
         more_seconds: float = 0.0,
         file: Path | None = None,
+        take: Callable[[bytes], None] | None = None,
     ) -> A:
         """Make a call of the worker that is registered; a token that was replaced is taken up.
 
@@ -239,13 +248,13 @@ class HttpGateway:
         """
         try:
             try:
-                answer = await self._send(path, call, kind, more_seconds=more_seconds, file=file)
+                answer = await self._send(path, call, kind, more_seconds=more_seconds, file=file, take=take)
             except _Refused as error:
                 if error.status != 401 or self._identity is None or not self._has_new_token():
                     raise
                 # The same process under its new token: nothing that it holds is lost by that.
                 await self._register(self._identity, [])
-                answer = await self._send(path, call, kind, more_seconds=more_seconds, file=file)
+                answer = await self._send(path, call, kind, more_seconds=more_seconds, file=file, take=take)
         except _Refused as error:
             raise self._translate(error, call, claim) from error
         return answer
@@ -258,6 +267,7 @@ class HttpGateway:
         *,
         more_seconds: float = 0.0,
         file: Path | None = None,
+        take: Callable[[bytes], None] | None = None,
     ) -> A:
         """Send one request and read its answer.
 
@@ -276,8 +286,11 @@ class HttpGateway:
             else:
                 headers["Content-Type"] = protocol.LOG_TYPE if is_packed else "application/json"
                 content = msgspec.msgpack.encode(body) if is_packed else msgspec.json.encode(body)
-                async with asyncio.timeout(CALL_SECONDS + more_seconds):
-                    response = await client.post(f"/{path}", content=content, headers=headers)
+                if take is not None:
+                    response = await self._downloads.fetch(f"/{path}", content, headers, take)
+                else:
+                    async with asyncio.timeout(CALL_SECONDS + more_seconds):
+                        response = await client.post(f"/{path}", content=content, headers=headers)
         except TimeoutError as error:
             self._note(f"no answer to {path} in time")
             raise Unavailable(_PART) from error

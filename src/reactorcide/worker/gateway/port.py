@@ -6,7 +6,7 @@ process has registered under the name, and all but `register` `NotFound`, when t
 the worker at all. A gateway speaks for the one process that registered through it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol
@@ -89,6 +89,18 @@ class Gateway(Protocol):
         Raises:
             InvalidInput: they are too large, more than were promised, or no folder could hold them.
             ClaimLost: as `put_artifact`.
+        """
+
+    async def fetch_blobs(self, claim: Claim, blobs: Sequence[str], take: Callable[[bytes], None]) -> None:
+        """Give contents that the attempt, which must be running, needs of its job's tree to ``take``.
+
+        They come as a pack (`reactorcide.domain.trees`), piece by piece, at most `MAX_FETCHED_BLOBS` of them;
+        ``take`` is called in a thread. After an error they may have come in part.
+
+        Raises:
+            InvalidInput: the tree does not have these.
+            ClaimLost: the attempt is not this worker's, does not run, or its job has no tree.
+            And what ``take`` raises.
         """
 
     async def release(self, claim: Claim) -> None:
