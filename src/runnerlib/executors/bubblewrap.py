@@ -141,8 +141,14 @@ def memory_file(name: str, data: bytes) -> int:
     return descriptor
 
 
-def compose_options(plan: SandboxPlan, files: Sequence[SandboxFile]) -> list[str]:
-    """Return bubblewrap's options for one job, in the order in which it acts on them."""
+def compose_options(
+    plan: SandboxPlan, files: Sequence[SandboxFile], call_filter: int | None = None
+) -> list[str]:
+    """Return bubblewrap's options for one job, in the order in which it acts on them.
+
+    Args:
+        call_filter: descriptor of the filter of system calls.
+    """
     options = [
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
         *("--disable-userns", "--uid", str(JOB_UID), "--gid", str(JOB_UID), "--hostname", "job"),
@@ -150,6 +156,8 @@ def compose_options(plan: SandboxPlan, files: Sequence[SandboxFile]) -> list[str
     ]
     if not plan.shares_network:
         options.append("--unshare-net")
+    if call_filter is not None:
+        options += ["--seccomp", str(call_filter)]
     options += [*_system_mounts(), "--perms", "0755", "--dir", "/etc"]
     for file in files:
         options += ["--perms", "0444", "--file", str(file.descriptor), file.target]

@@ -36,6 +36,7 @@ from runnerlib.executors.processes import (
     memory_of,
     wait_readable,
 )
+from runnerlib.executors.seccomp import find_filter
 
 START_SECONDS = 10.0
 END_SECONDS = 5.0
@@ -143,8 +144,12 @@ class BubblewrapExecutor:
         gate_read, gate_write = os.pipe()
         status_read, status_write = os.pipe()
         files = open_files()
-        options = memory_file("options", "\0".join(compose_options(plan, files)).encode() + b"\0")
-        inside = [*(file.descriptor for file in files), options, gate_read, status_write]
+        inside = [*(file.descriptor for file in files), gate_read, status_write]
+        program = find_filter()
+        call_filter = None if program is None else memory_file("filter", program)
+        told = compose_options(plan, files, call_filter)
+        options = memory_file("options", "\0".join(told).encode() + b"\0")
+        inside += [options, *([] if call_filter is None else [call_filter])]
         channels = ["--args", options, "--block-fd", gate_read, "--json-status-fd", status_write]
         argv = [str(self._program), *map(str, channels), "--", *shell_argv(command)]
         try:
