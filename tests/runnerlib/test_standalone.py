@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,12 +27,11 @@ class Here:
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         self.environment = kept | {"XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(folder)}
 
-    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE
         argv = [sys.executable, "-P", "-m", "runnerlib.cli", *arguments]
-        return subprocess.Popen(
-            argv, stdin=pipe, stdout=pipe, stderr=pipe, env=self.environment, cwd=self.folder
-        )
+        streams = {"stdin": pipe, "stdout": pipe, "stderr": pipe}
+        return subprocess.Popen(argv, env=self.environment, cwd=self.folder, **streams | options)
 
     def call(self, *arguments: str, said: bytes = b"") -> Done:
         process = self.start(*arguments)
@@ -101,6 +101,23 @@ def test_a_signal_cancels_with_grace_and_leaves_nothing(here: Here, number: sign
     assert process.returncode == 130
     assert b"tidied" in stdout
     assert processes_running(f"sleep\0{mark}") == []
+
+
+def test_ctrl_c_at_a_terminal_leaves_the_job_its_grace_time(here: Here) -> None:
+    process = here.start(
+        "run",
+        "--",
+        "trap 'sleep 0.2; echo tidied; exit 0' TERM; echo begun; sleep 60 & wait",
+        process_group=0,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+
+    os.killpg(process.pid, signal.SIGINT)
+    stdout, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 130
+    assert b"tidied" in stdout
 
 
 def test_a_second_signal_kills(here: Here) -> None:

@@ -198,6 +198,8 @@ class BubblewrapExecutor:
                 user=user,
                 group=user_group,
                 extra_groups=None if self.owner is None else [],
+                # Ctrl-C at a terminal is for us to pass on; bubblewrap would end without any grace.
+                start_new_session=True,
             )
 
 
