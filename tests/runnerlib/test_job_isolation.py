@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from attempt_runs import IS_ROOT, Attempts, processes_running, wait_until
+from runnerlib.executors.landlock import has_scopes
 from runnerlib.spec import HostPolicy
 
 PYTHON = "/usr/bin/python3"
@@ -95,6 +96,29 @@ def test_run_03_a_job_without_network_reaches_no_port_of_the_host(attempts: Atte
     assert "refused" in without.output
     assert "reached" in with_network.output
     assert accepted.wait(5)
+
+
+@needs_python
+@pytest.mark.skipif(not has_scopes(), reason="the kernel is older than 6.12, or without Landlock")
+def test_abstract_sockets_of_the_host_are_out_of_reach_of_a_job_that_shares_its_network(
+    attempts: Attempts,
+) -> None:
+    name = f"\0reactorcide-test-{os.getpid()}"
+    reach = python(
+        "import socket; new = lambda: socket.socket(socket.AF_UNIX)\n"
+        "own = new(); own.bind('\\0own'); own.listen(); new().connect('\\0own'); print('own reached')\n"
+        f"try: new().connect('\\0{name[1:]}'); print('host reached')\n"
+        "except OSError as error: print(type(error).__name__)"
+    )
+
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(name)
+        server.listen()
+        with_network = attempts.run(reach, network="default")
+        without = attempts.run(reach, network="none")
+
+    assert with_network.output.splitlines() == ["own reached", "PermissionError"]
+    assert without.output.splitlines() == ["own reached", "ConnectionRefusedError"]
 
 
 @needs_python

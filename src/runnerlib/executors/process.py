@@ -8,10 +8,11 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import SIGKILL, SIGTERM
+from stat import S_ISUID
 
 import msgspec
 
@@ -26,6 +27,7 @@ from runnerlib.executors.bubblewrap import (
     open_files,
 )
 from runnerlib.executors.cgroups import Controllers, JobGroup, find_controllers
+from runnerlib.executors.landlock import has_scopes, scope_of_a_child
 from runnerlib.executors.launch import Doorway, apply_limits, output_pipes, shell_argv
 from runnerlib.executors.port import CHANNEL, JobCommand, JobEnd, Limits, SandboxUnavailable
 from runnerlib.executors.processes import (
@@ -68,6 +70,8 @@ class BubblewrapExecutor:
             )
         self.bubblewrap: Bubblewrap = found
         self.controllers: Controllers = find_controllers()
+        # A bubblewrap of root's would be none any more.
+        self.can_scope: bool = has_scopes() and not found.path.stat().st_mode & S_ISUID
         self.owner = run_as
         self._name = name
         self._anteroom: Anteroom | None = None
@@ -154,7 +158,8 @@ class BubblewrapExecutor:
         argv = [str(self._program), *map(str, channels), "--", *shell_argv(command)]
         try:
             with output_pipes() as (out_read, out_write, err_read, err_write):
-                process = self._spawn(argv, doorway, (out_write, err_write), inside, group)
+                with self._scope(plan) as scope:
+                    process = self._spawn(argv, doorway, (out_write, err_write), inside, group, scope=scope)
                 for descriptor in inside:
                     os.close(descriptor)
                 inside = []
@@ -169,12 +174,18 @@ class BubblewrapExecutor:
                 )
                 job.take_hold(doorway, gate_write, self.owner)
                 return job
-        except OSError as error:
-            raise SandboxUnavailable(f"bubblewrap cannot be started: {error.strerror or error}") from error
+        except (OSError, subprocess.SubprocessError) as error:
+            what = getattr(error, "strerror", None) or error
+            raise SandboxUnavailable(f"bubblewrap cannot be started: {what}") from error
         finally:
             doorway.close()
             for descriptor in (*inside, gate_write):
                 os.close(descriptor)
+
+    def _scope(self, plan: SandboxPlan) -> AbstractContextManager[Callable[[], None] | None]:
+        # A network of its own has abstract sockets of its own.
+        shares_sockets = plan.shares_network and self.can_scope
+        return scope_of_a_child() if shares_sockets else nullcontext()
 
     def _spawn(
         self,
@@ -183,6 +194,8 @@ class BubblewrapExecutor:
         outputs: tuple[int, int],
         inside: list[int],
         group: JobGroup | None,
+        *,
+        scope: Callable[[], None] | None,
     ) -> subprocess.Popen[bytes]:
         user, user_group = self.owner or (None, None)
         with group.joined() if group is not None else nullcontext():
@@ -198,6 +211,8 @@ class BubblewrapExecutor:
                 user=user,
                 group=user_group,
                 extra_groups=None if self.owner is None else [],
+                # Two system calls, looked up beforehand.
+                preexec_fn=scope,  # noqa: PLW1509
                 # Ctrl-C at a terminal is for us to pass on; bubblewrap would end without any grace.
                 start_new_session=True,
             )
