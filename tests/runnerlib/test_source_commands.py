@@ -78,7 +78,18 @@ def test_files_changed_may_look_from_where_the_branches_parted(repository: Path)
     assert parted.stdout == b"mine\n"
 
 
-@pytest.mark.parametrize("ref", ["--output=/tmp/x", "-R", "a..b", "no-such-branch"])
+@pytest.mark.parametrize("ref", ["HEAD~1", "HEAD^", "main~", "HEAD^1~0"])
+def test_files_changed_takes_an_ancestor(repository: Path, ref: str) -> None:
+    (repository / "new").touch()
+    commit(repository, "second")
+
+    assert call("git", "files-changed", ref, cwd=repository).stdout == b"new\n"
+
+
+@pytest.mark.parametrize(
+    "ref",
+    ["--output=/tmp/x", "-R", "a..b", "no-such-branch", "HEAD~99", "~1", "^HEAD", "HEAD^{/x}", "HEAD:x", ""],
+)
 def test_files_changed_refuses_what_names_no_commit(repository: Path, ref: str) -> None:
     told = call("git", "files-changed", "--", ref, cwd=repository)
 
@@ -121,8 +132,13 @@ def test_where_there_is_no_repository_git_commands_fail(tmp_path: Path) -> None:
     assert b"not a git repository" in told.stderr
 
 
-def test_a_repository_cannot_have_us_run_its_programs(repository: Path, tmp_path: Path) -> None:
-    marker = tmp_path / "ran"
+@pytest.fixture
+def marker(tmp_path: Path) -> Path:
+    """A file that is there only if something of the repository ran."""
+    return tmp_path / "ran"
+
+
+def test_a_repository_cannot_have_us_run_its_programs(repository: Path, marker: Path) -> None:
     for name in ("core.fsmonitor", "core.pager", "diff.external", "core.sshCommand"):
         run_git(repository, "config", name, f"touch {marker}; false")
     run_git(repository, "config", "alias.diff", f"!touch {marker}")
@@ -132,6 +148,118 @@ def test_a_repository_cannot_have_us_run_its_programs(repository: Path, tmp_path
     call("git", "info", cwd=repository)
 
     assert not marker.exists()
+
+
+def has_filter(folder: Path, marker: Path) -> None:
+    """Have all files filtered by a program that leaves a mark, and seem touched."""
+    (folder / ".git" / "info").mkdir(exist_ok=True)
+    (folder / ".git" / "info" / "attributes").write_text("* filter=a.B\n")
+    run_git(folder, "config", "filter.a.B.clean", f"touch {marker}; cat")
+    run_git(folder, "config", "filter.a.B.process", f"touch {marker}")
+    run_git(folder, "config", "filter.a.B.required", "true")
+    (folder / "kept").write_text("7")
+
+
+def test_info_runs_no_filter_of_the_repository(repository: Path, marker: Path) -> None:
+    has_filter(repository, marker)
+
+    told = call("git", "info", cwd=repository)
+
+    assert b"dirty:  yes" in told.stdout, told.stderr
+    assert not marker.exists()
+
+
+def test_info_runs_no_filter_of_a_submodule(repository: Path, tmp_path: Path, marker: Path) -> None:
+    run_git(repository, "-c", "protocol.file.allow=always", "submodule", "add", "-q", str(repository), "sub")
+    commit(repository, "submodule")
+    (repository / "sub" / ".git").unlink()
+    (repository / ".git" / "modules" / "sub").rename(repository / "sub" / ".git")
+    run_git(repository, "config", "--file", "sub/.git/config", "--unset", "core.worktree")
+    has_filter(repository / "sub", marker)
+
+    told = call("git", "info", cwd=repository)
+
+    assert b"dirty:  no" in told.stdout, told.stderr
+    assert not marker.exists()
+
+
+def test_info_uses_the_filters_of_the_user(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".gitconfig").write_text('[filter "fold"]\n\tclean = tr 7 1\n')
+    monkeypatch.setenv("HOME", str(home))
+    (repository / ".git" / "info").mkdir(exist_ok=True)
+    (repository / ".git" / "info" / "attributes").write_text("* filter=fold\n")
+    (repository / "kept").write_text("7")
+
+    assert b"dirty:  no" in call("git", "info", cwd=repository).stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "url"),
+    [
+        ("protocol.ext.allow", "always", "ext::touch MARKER"),
+        ("core.sshCommand", "touch MARKER;", "ssh://localhost/x"),
+        ("remote.origin.uploadpack", "touch MARKER;", "/nonexistent"),
+    ],
+)
+def test_what_a_partial_clone_lacks_is_not_fetched_by_its_own_ways(
+    repository: Path, marker: Path, name: str, value: str, url: str
+) -> None:
+    first, tree = (run_git(repository, "rev-parse", word) for word in ("HEAD", "HEAD^{tree}"))
+    (repository / "new").touch()
+    commit(repository, "second")
+    (repository / ".git" / "objects" / tree[:2] / tree[2:]).unlink()
+    settings = {
+        "core.repositoryformatversion": "1",
+        "extensions.partialClone": "origin",
+        "remote.origin.promisor": "true",
+        "remote.origin.url": url.replace("MARKER", str(marker)),
+        "protocol.allow": "always",
+        "protocol.ssh.allow": "always",
+        "protocol.file.allow": "always",
+        name: value.replace("MARKER", str(marker)),
+    }
+    for key, told in settings.items():
+        run_git(repository, "config", key, told)
+
+    told = call("git", "files-changed", first, cwd=repository)
+
+    assert told.returncode == 1
+    assert not marker.exists()
+
+
+def test_info_lets_no_setting_of_the_repository_hide_new_files(repository: Path) -> None:
+    run_git(repository, "config", "status.showUntrackedFiles", "no")
+    (repository / "new").touch()
+
+    assert b"dirty:  yes" in call("git", "info", cwd=repository).stdout
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://bot:sword[fish@example.org/x", "https://[REDACTED]@example.org/x"),
+        ("https://swordfish@example.org/x", "https://[REDACTED]@example.org/x"),
+        ("https://example.org/x?private_token=swordfish", "https://example.org/x?[REDACTED]"),
+        ("ssh://git@example.org/x", "ssh://git@example.org/x"),
+        ("git@example.org:x", "git@example.org:x"),
+        ("../x", "../x"),
+    ],
+)
+def test_info_shows_of_a_remote_what_is_no_secret(repository: Path, url: str, shown: str) -> None:
+    run_git(repository, "config", "remote.up.url", url)
+    run_git(repository, "config", "remote.bare.fetch", "+refs/heads/*:refs/remotes/bare/*")
+
+    assert json.loads(call("git", "info", "--json", cwd=repository).stdout)["remotes"] == {"up": shown}
+
+
+def test_info_shows_what_a_stranger_wrote_inert(repository: Path) -> None:
+    run_git(repository, "config", "remote.up.url", "https://example.org/\x1b]0;title\x07")
+
+    assert b"\x1b" not in call("git", "info", cwd=repository).stdout
 
 
 def test_checkout_brings_a_commit_and_prints_its_id(repository: Path, tmp_path: Path) -> None:

@@ -29,7 +29,11 @@ def git() -> None:
 @click.option("-z", "ends_with_nul", is_flag=True, help="End each path with NUL instead of a new line.")
 @click.option("--merge-base", "from_merge_base", is_flag=True, help="Compare with where HEAD left REF.")
 def files_changed(ref: str, folder: Path, ends_with_nul: bool, from_merge_base: bool) -> None:
-    """Print the paths of files that differ between REF and HEAD, one a line."""
+    """Print the paths of files that differ between REF and HEAD, one a line.
+
+    REF is a branch, tag or commit, or an ancestor of one such as HEAD~2. It must be here already: a
+    job's own checkout has but one commit. What is not committed does not count.
+    """
     from runnerlib.repository import list_changed_files
     from runnerlib.source_errors import SourceError
 
@@ -47,7 +51,7 @@ def files_changed(ref: str, folder: Path, ends_with_nul: bool, from_merge_base: 
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def info(folder: Path, as_json: bool) -> None:
     """Print branch, commit, whether something is not committed, and the remotes."""
-    from runnerlib.repository import describe_repository
+    from runnerlib.repository import as_shown, describe_repository
     from runnerlib.source_errors import SourceError
 
     try:
@@ -58,8 +62,8 @@ def info(folder: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(found)))
         return
-    click.echo(f"branch: {found.branch or 'detached HEAD'}")
+    click.echo(f"branch: {as_shown(found.branch or 'detached HEAD')}")
     click.echo(f"commit: {found.commit or 'none yet'}")
     click.echo(f"dirty:  {'yes' if found.is_dirty else 'no'}")
     for name, url in found.remotes.items():
-        click.echo(f"remote: {name} {url}")
+        click.echo(as_shown(f"remote: {name} {url}"))
