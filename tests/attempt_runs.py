@@ -123,7 +123,7 @@ class Attempts:
         spool.mkdir(mode=0o700)
         spec = RunSpec(
             job_id=asked.pop("job_id", f"{os.getpid()}-{self._folder.name}-{number}"),
-            job_name="a job",
+            job_name=asked.pop("job_name", "a job"),
             attempt=asked.pop("attempt", 1),
             command=command,
             source=source or JobSource(type="none"),

@@ -21,7 +21,7 @@ from runnerlib.workspace import ARTIFACTS, PathRefused
 class Settings(msgspec.Struct, forbid_unknown_fields=True):
     """What to keep."""
 
-    globs: list[str] = ["**/junit*.xml", "**/TEST-*.xml", "**/coverage.xml", "**/lcov.info"]
+    globs: tuple[str, ...] = ("**/junit*.xml", "**/TEST-*.xml", "**/coverage.xml", "**/lcov.info")
     target: str = "collected"
     limit_bytes: int = 100 * 1024 * 1024
     most_files: int = 200

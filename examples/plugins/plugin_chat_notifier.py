@@ -25,7 +25,7 @@ class Settings(msgspec.Struct, forbid_unknown_fields=True):
     """Where to post, and of what."""
 
     url: str | None = None
-    on: list[Literal["completed", "failed", "cancelled", "timeout"]] = ["failed", "timeout"]
+    on: tuple[Literal["completed", "failed", "cancelled", "timeout"], ...] = ("failed", "timeout")
     timeout_seconds: Annotated[float, msgspec.Meta(gt=0, le=20)] = 5.0
 
 
