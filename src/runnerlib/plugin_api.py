@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Protocol
 import msgspec
 
 from runnerlib.spec import Resources, RunSpec
-from runnerlib.spec.rules import has_control_characters, redact_url
+from runnerlib.spec.rules import check_image, check_number, redact_url
 
 DEFAULT_TIMEOUT_SECONDS = 60.0
 LONGEST_TIMEOUT_SECONDS = 600.0
@@ -209,9 +209,7 @@ def _check_network(old: object, new: object) -> str | None:
 
 
 def _check_image(_: object, new: object) -> str | None:
-    is_name = isinstance(new, str) and 0 < len(new) <= 1024 and not has_control_characters(new)
-    is_good = is_name and isinstance(new, str) and not new.startswith("-") and " " not in new
-    return None if is_good else "must be the name of an image"
+    return check_image(new) if isinstance(new, str) else "must be the reference of a container image"
 
 
 def _check_artifacts(_: object, new: object) -> str | None:
@@ -219,14 +217,11 @@ def _check_artifacts(_: object, new: object) -> str | None:
     return None if is_good else "must be a tuple of globs"
 
 
-def _check_number(
-    kind: type[int] | type[float], low: float, high: float
-) -> Callable[[object, object], str | None]:
+def _within(name: str, kind: type[int] | type[float]) -> Callable[[object, object], str | None]:
     def check(_: object, new: object) -> str | None:
-        is_number = isinstance(new, int | kind) and not isinstance(new, bool)
-        is_good = is_number and isinstance(new, int | float) and low <= new <= high
-        what = "a whole number" if kind is int else "a number"
-        return None if is_good else f"must be {what} from {low:g} to {high:g}"
+        if isinstance(new, bool) or not isinstance(new, int | kind):
+            return "must be a whole number" if kind is int else "must be a number"
+        return check_number(name, new)
 
     return check
 
@@ -236,9 +231,9 @@ _RULES: Mapping[str, _Rule] = {
     "timeout_seconds": _Rule(_check_downwards),
     "silence_timeout_seconds": _Rule(_check_downwards),
     "network": _Rule(_check_network),
-    "cpu": _Rule(_check_number(float, 0.01, 1024)),
-    "memory_mb": _Rule(_check_number(int, 16, 16_777_216)),
-    "pids": _Rule(_check_number(int, 4, 1_048_576)),
+    "cpu": _Rule(_within("cpu", float)),
+    "memory_mb": _Rule(_within("memory_mb", int)),
+    "pids": _Rule(_within("pids", int)),
     "artifacts": _Rule(_check_artifacts),
 }
 
