@@ -182,8 +182,9 @@ class _Orders:
         if self.count > 2:
             self._kill()
         else:
-            # Not SIGINT, of which an interpreter that is still being made would complain.
-            self.runner.send_signal(signal.SIGTERM)
+            # First not SIGINT, of which an interpreter that is still being made would complain; and then
+            # another one, as two of a kind that come at once are one.
+            self.runner.send_signal(signal.SIGTERM if self.count == 1 else signal.SIGINT)
 
     def _kill(self) -> None:
         assert self.runner is not None  # noqa: S101 - it was started
