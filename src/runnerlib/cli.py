@@ -1,14 +1,13 @@
 """The command ``runnerlib``: one job on this host, and what a worker asks of its host."""
 
-import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 
 import click
 
 from runnerlib.commands.config import config, validate
 from runnerlib.commands.git import git
+from runnerlib.commands.isolation import isolation
 from runnerlib.commands.run import run, run_job, run_spec
 from runnerlib.commands.secrets import register_secret
 from runnerlib.commands.source import checkout, cleanup, copy
@@ -27,19 +26,7 @@ def attempt() -> None:
     sys.exit(run_attempt())
 
 
-@cli.command()
-@click.option("--unsandboxed", is_flag=True, help="Say what jobs get without a sandbox.")
-@click.option("--read-only-path", multiple=True, help="A host path that jobs may read. Repeatable.")
-@click.option("--json", "as_json", is_flag=True, help="Everything known, as JSON.")
-def isolation(*, unsandboxed: bool, read_only_path: tuple[str, ...], as_json: bool) -> None:
-    """Print what isolation jobs have on this host."""
-    from runnerlib.isolation import probe_isolation
-    from runnerlib.spec import HostPolicy
-
-    found = probe_isolation(HostPolicy(unsandboxed=unsandboxed, read_only_paths=read_only_path))
-    click.echo(json.dumps(asdict(found)) if as_json else f"{found.name}: {found.detail}")
-
-
+cli.add_command(isolation)
 cli.add_command(checkout)
 cli.add_command(cleanup)
 cli.add_command(copy)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runnerlib.executors.port import Executor, SandboxUnavailable
-from runnerlib.spec import HostPolicy
+from runnerlib.spec import HostPolicy, unmet
 
 FIRST_UID = 2_000_000_000
 _UID_RANGE = 100_000_000
@@ -18,8 +18,18 @@ def choose_executor(policy: HostPolicy, name: str) -> Executor:
     """Return the executor for the attempt of this name.
 
     Raises:
-        SandboxUnavailable: the one that is asked for cannot be had here; nothing else is taken for it.
+        SandboxUnavailable: the one that is asked for cannot be had here, or does not enforce what the
+            operator requires; nothing else is taken for it.
     """
+    executor = find_executor(policy, name)
+    if missing := unmet(policy.require_isolation, executor.measures()):
+        names = ", ".join(missing)
+        raise SandboxUnavailable(f"{executor.isolation} does not enforce here what is required: {names}")
+    return executor
+
+
+def find_executor(policy: HostPolicy, name: str) -> Executor:
+    """As `choose_executor`, whatever it enforces."""
     if policy.unsandboxed:
         from runnerlib.executors.unsandboxed import UnsandboxedExecutor
 

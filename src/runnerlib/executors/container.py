@@ -20,9 +20,10 @@ from runnerlib.executors.container_entry import NameRefused, compose_entry
 from runnerlib.executors.container_job import Container, ContainerJob, start_container
 from runnerlib.executors.engine import Engine, find_engine
 from runnerlib.executors.images import Image, take_image
+from runnerlib.executors.measures import container_measures
 from runnerlib.executors.port import CHANNEL, JobCommand, SandboxUnavailable
 from runnerlib.limits import find_limits, limits_for_executor
-from runnerlib.spec import HostPolicy, RunSpec
+from runnerlib.spec import HostPolicy, Measure, RunSpec
 
 _TEMP_BYTES = 1024**3
 _PROCESS_IDS = Path("/proc/sys/kernel/pid_max")
@@ -51,6 +52,15 @@ class ContainerExecutor:
         self.owner = self._user.owner
         self._image: Image | None = None
         self._channel: Path | None = None
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what keeps jobs apart here."""
+        return container_measures(
+            self.engine,
+            has_own_user=self.owner is not None,
+            counts_users=self._user.user_namespace is not None,
+            network=self._policy.container_network,
+        )
 
     def take_image(
         self, image: str | None, tell: Callable[[str], None], should_stop: Callable[[], bool]

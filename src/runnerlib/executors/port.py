@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from runnerlib.spec import Measure
+
 CHANNEL = "/run/reactorcide"
 """Where a sandboxed job sees the folder in which it meets its runner (`Executor.open_channel`)."""
 
@@ -106,6 +108,10 @@ class Executor(Protocol):
 
     provides_path: bool
     """The sandbox brings a ``PATH`` of its own, such as an image's."""
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what keeps jobs apart here, each of `MEASURES` once."""
+        ...
 
     def take_image(
         self, image: str | None, tell: Callable[[str], None], should_stop: Callable[[], bool]

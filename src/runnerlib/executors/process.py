@@ -29,6 +29,7 @@ from runnerlib.executors.bubblewrap import (
 from runnerlib.executors.cgroups import Controllers, JobGroup, find_controllers
 from runnerlib.executors.landlock import has_scopes, scope_of_a_child
 from runnerlib.executors.launch import Doorway, apply_limits, output_pipes, shell_argv
+from runnerlib.executors.measures import sandbox_measures
 from runnerlib.executors.port import CHANNEL, JobCommand, JobEnd, Limits, SandboxUnavailable
 from runnerlib.executors.processes import (
     ProcessWatch,
@@ -39,6 +40,7 @@ from runnerlib.executors.processes import (
     wait_readable,
 )
 from runnerlib.executors.seccomp import find_filter
+from runnerlib.spec import Measure
 
 START_SECONDS = 10.0
 END_SECONDS = 5.0
@@ -82,6 +84,15 @@ class BubblewrapExecutor:
             self._anteroom = Anteroom()
             self._program = self._anteroom.install(found)
             self._shelves = self._anteroom.shelve(read_only_paths)
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what keeps jobs apart here."""
+        return sandbox_measures(
+            self.controllers,
+            has_own_user=self.owner is not None,
+            has_filter=find_filter() is not None,
+            has_scopes=self.can_scope,
+        )
 
     def take_image(
         self, image: str | None, tell: Callable[[str], None], should_stop: Callable[[], bool]

@@ -14,6 +14,7 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 from runnerlib.executors.launch import Doorway, apply_limits, output_pipes, shell_argv
+from runnerlib.executors.measures import no_measures
 from runnerlib.executors.port import JobCommand, JobEnd, Limits, SandboxUnavailable
 from runnerlib.executors.processes import (
     ProcessWatch,
@@ -24,6 +25,7 @@ from runnerlib.executors.processes import (
     memory_of,
     wait_readable,
 )
+from runnerlib.spec import Measure
 
 START_SECONDS = 10.0
 END_SECONDS = 5.0
@@ -39,6 +41,10 @@ class UnsandboxedExecutor:
 
     def __init__(self) -> None:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return that there is next to nothing."""
+        return no_measures()
 
     def take_image(
         self, image: str | None, tell: Callable[[str], None], should_stop: Callable[[], bool]

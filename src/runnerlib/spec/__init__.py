@@ -13,6 +13,7 @@ from runnerlib.spec.frozen import (
     decode_spec,
     encode_spec,
 )
+from runnerlib.spec.measures import MEASURES, Measure, unmet
 from runnerlib.spec.messages import (
     ControlMessage,
     EffectiveLimits,
@@ -30,12 +31,14 @@ from runnerlib.spec.messages import (
 )
 
 __all__ = [
+    "MEASURES",
     "PROTOCOL",
     "ControlMessage",
     "EffectiveLimits",
     "HostPolicy",
     "JobSource",
     "LogGrew",
+    "Measure",
     "PhaseEntered",
     "Renewed",
     "Resources",
@@ -50,4 +53,5 @@ __all__ = [
     "decode_spec",
     "encode_line",
     "encode_spec",
+    "unmet",
 ]

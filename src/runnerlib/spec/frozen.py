@@ -47,6 +47,8 @@ class HostPolicy(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     executor: Literal["auto", "process", "container", "kubernetes"] = "auto"
     unsandboxed: bool = False
     """Run without a sandbox: the operator's explicit choice, never a fall-back."""
+    require_isolation: tuple[str, ...] = ()
+    """Names of `measures.MEASURES` without which no job is run."""
     run_as_uid: int | None = None
     """Host uid of the sandbox when the worker is root; None: the worker's own uid."""
     container_engine: str | None = None
