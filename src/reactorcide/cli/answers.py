@@ -155,6 +155,21 @@ class ArtifactList:
 
 
 @dataclass(frozen=True)
+class TreeLimitsAnswer:
+    """How large a tree may be."""
+
+    tree_bytes: int
+
+
+@dataclass(frozen=True)
+class MissingAnswer:
+    """Contents of a tree that have still to be brought, by their SHA-256."""
+
+    missing: list[str]
+    limits: TreeLimitsAnswer
+
+
+@dataclass(frozen=True)
 class ExplanationAnswer:
     """What a job does or why it ended, in a sentence; the facts are in ``raw``."""
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 2.0
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 @click.group()
@@ -38,7 +37,7 @@ def list_(options: ClientOptions, job_id: str, as_json: bool) -> None:
         render.write_json(found.raw)
         return
     rows = [
-        [artifact.path, _show_size(artifact.size), artifact.content_type, artifact.sha256]
+        [artifact.path, render.show_size(artifact.size), artifact.content_type, artifact.sha256]
         for artifact in found.artifacts
     ]
     empty = "the job left no artifacts" if found.complete else "no artifacts have arrived yet"
@@ -143,11 +142,3 @@ def _progress(chosen: list[ArtifactAnswer]) -> "Iterator[Callable[[int], None]]"
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=sum(artifact.size for artifact in chosen))
         yield lambda size: progress.advance(task, size)
-
-
-def _show_size(size: float) -> str:
-    for unit in _UNITS[:-1]:
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} {_UNITS[-1]}"

@@ -8,7 +8,7 @@ if doing it twice is doing it once: GET, PUT, DELETE, and a submission, which ca
 import random
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -23,6 +23,7 @@ from reactorcide.cli.discovery import Target
 from reactorcide.cli.errors import AnswerNotUnderstood, ApiProblem, CoordinatorUnreachable
 from reactorcide.domain.errors import InputFault
 from reactorcide.domain.retry import retry_delay
+from reactorcide.domain.trees import Blob
 
 T = TypeVar("T")
 Query = Sequence[tuple[str, str]]
@@ -30,6 +31,8 @@ MAX_WAIT_SECONDS = 60
 _MAX_TRIES = 5
 _MAX_PAUSE_SECONDS = 15.0
 _ANSWER_SECONDS = 30.0
+_STORING_SECONDS = 600.0
+"""Behind the last byte a coordinator brings what it got to its disk before it answers."""
 _AWAY = (502, 503, 504)
 """By the coordinator itself, or by the proxy before it."""
 _NOT_NOW = (429, *_AWAY)
@@ -171,6 +174,44 @@ class ApiClient:
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
 
+    # Trees
+
+    def has_tree(self, sha256: str) -> bool:
+        """Tell whether there is one's own tree of this name; if so it is kept for a while."""
+        try:
+            self._send("GET", f"/api/v1/trees/{sha256}")
+        except ApiProblem as problem:
+            if problem.status != httpx2.codes.NOT_FOUND:
+                raise
+            return False
+        return True
+
+    def find_missing(self, digests: Sequence[str]) -> answers.MissingAnswer:
+        """Return which of these contents have to be brought."""
+        body = {"blobs": list(digests)}
+        response = self._send("POST", "/api/v1/trees/missing", body=body, is_repeatable=True)
+        return answers.read_answer(answers.MissingAnswer, _json(response))
+
+    def put_blobs(self, pack: bytes) -> None:
+        """Bring small contents, packed."""
+        seconds = _STORING_SECONDS
+        self._send("POST", "/api/v1/trees/blobs", content=pack, is_repeatable=True, answer_seconds=seconds)
+
+    def put_blob(self, blob: Blob, read: Callable[[], Iterator[bytes]]) -> None:
+        """Bring a content of any size; ``read`` is called again for each try."""
+        self._send(
+            "PUT",
+            f"/api/v1/trees/blobs/{blob.sha256}",
+            content=read,
+            headers={"Content-Length": str(blob.size_bytes)},
+            answer_seconds=_STORING_SECONDS,
+        )
+
+    def put_tree(self, sha256: str, manifest: bytes) -> None:
+        """Name a tree whose contents were brought."""
+        headers = {"Content-Type": "application/json"}
+        self._send("PUT", f"/api/v1/trees/{sha256}", content=manifest, headers=headers)
+
     # Accounts
 
     def create_token(self, body: Mapping[str, object]) -> answers.TokenAnswer:
@@ -234,20 +275,25 @@ class ApiClient:
         *,
         query: Query = (),
         body: Mapping[str, object] | None = None,
+        content: bytes | Callable[[], Iterator[bytes]] | None = None,
         headers: Mapping[str, str] | None = None,
         answer_seconds: float = _ANSWER_SECONDS,
+        is_repeatable: bool = False,
     ) -> httpx2.Response:
-        request = self._http.build_request(
-            method,
-            path,
-            params=list(query) or None,
-            json=body,
-            headers=dict(headers or {}),
-            timeout=httpx2.Timeout(answer_seconds, connect=5.0),
-        )
-        is_safe = method in ("GET", "PUT", "DELETE") or "Idempotency-Key" in request.headers
-        tries = _MAX_TRIES if is_safe else 1
+        sent = {} if content is None else {"Content-Type": "application/octet-stream"}
+        sent |= headers or {}
+        is_safe = method in ("GET", "PUT", "DELETE") or "Idempotency-Key" in sent
+        tries = _MAX_TRIES if is_safe or is_repeatable else 1
         for attempt in range(1, tries + 1):
+            request = self._http.build_request(
+                method,
+                path,
+                params=list(query) or None,
+                json=body,
+                content=content() if callable(content) else content,
+                headers=sent,
+                timeout=httpx2.Timeout(answer_seconds, connect=5.0),
+            )
             try:
                 response = self._http.send(request)
             except httpx2.TransportError as error:

@@ -107,6 +107,8 @@ class ReadTree:
     manifest: bytes
     digests: dict[str, str]
     """Of each regular file, by its path."""
+    sizes: dict[str, int]
+    """As it was read, of each regular file, by its path."""
 
     @property
     def name(self) -> str:
@@ -156,16 +158,16 @@ def read_tree(tree: LocalTree, advance: Callable[[int], None] = lambda _: None) 
     Raises:
         FileChanged, CommandFailed: a file cannot be read.
     """
-    entries, digests = [], {}
+    entries, digests, sizes = [], {}, {}
     for file in tree.files:
         if file.mode == "link":
             entries.append(TreeEntry(file.path, "link", 0, file.target))
             continue
         size, digest = _read_steady(file)
-        digests[file.path] = digest
+        digests[file.path], sizes[file.path] = digest, size
         entries.append(TreeEntry(file.path, file.mode, size, digest))
         advance(size)
-    return ReadTree(tree, encode_manifest(entries), digests)
+    return ReadTree(tree, encode_manifest(entries), digests, sizes)
 
 
 def copy_tree_to(tree: LocalTree, target: Path) -> None:

@@ -44,19 +44,25 @@ def read_host_settings(here: HereOptions) -> "Settings":
 
 
 def run_submission(
-    body: JobBody, here: HereOptions, *, own_paths: tuple[str, ...] = (), as_json: bool
+    body: JobBody,
+    here: HereOptions,
+    *,
+    own_paths: tuple[str, ...] = (),
+    bring_tree: Callable[[Path], None] | None = None,
+    as_json: bool,
 ) -> int:
     """Run the job of a submission's body here; return the exit code that stands for its end.
 
     Args:
         own_paths: copy sources that the person at the keyboard has named.
+        bring_tree: as of `run_frozen`.
 
     Raises:
         CommandFailed: the job is refused, or this machine cannot run it.
     """
     settings = read_host_settings(here)
     job = freeze_here(leave_out_coordinators(body), settings, own_paths)
-    end = run_frozen(job, settings, here, copy_roots=own_paths, as_json=as_json)
+    end = run_frozen(job, settings, here, copy_roots=own_paths, bring_tree=bring_tree, as_json=as_json)
     tell_local_end(job, end, as_json=as_json)
     return end.exit_code
 

@@ -65,6 +65,9 @@ class DurationType(click.ParamType[int]):
 
 ID = IdType()
 DURATION = DurationType()
+dirty_option = click.option(
+    "--dirty", "is_dirty", is_flag=True, help="Send this git working tree, with what is not committed."
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON for programs.")
 
 

@@ -18,6 +18,7 @@ from reactorcide.cli.terminal import show_inert
 
 _GAP = "  "
 _LONG_TEXT = 24
+_UNITS = ("B", "kB", "MB", "GB", "TB")
 _STATUS_COLOURS = {
     "completed": "green",
     "failed": "red",
@@ -30,6 +31,15 @@ _STATUS_COLOURS = {
 def is_terminal() -> bool:
     """Tell whether a person reads stdout."""
     return sys.stdout.isatty()
+
+
+def show_size(size: float) -> str:
+    """Return a number of bytes as a person reads it."""
+    for unit in _UNITS[:-1]:
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} {_UNITS[-1]}"
 
 
 def wants_colour() -> bool:

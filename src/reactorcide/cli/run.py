@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,14 @@ from reactorcide.cli.job_file import (
     read_job_file,
 )
 from reactorcide.cli.logs import follow_to_end, tell_end
-from reactorcide.cli.options import ClientOptions, HereOptions, here_options, job_options, json_option
+from reactorcide.cli.options import (
+    ClientOptions,
+    HereOptions,
+    dirty_option,
+    here_options,
+    job_options,
+    json_option,
+)
 
 if TYPE_CHECKING:
     from reactorcide.cli.client import ApiClient
@@ -31,6 +39,7 @@ _MAX_NAME = 60
 @click.option("-f", "--file", metavar="FILE", help="Job file (JSON or YAML; - is stdin); flags win over it.")
 @click.option("--local", "is_local", is_flag=True, help="Run it on this machine, without a coordinator.")
 @here_options
+@dirty_option
 @job_options
 @json_option
 @click.pass_context
@@ -41,6 +50,7 @@ def run(
     file: str | None,
     is_local: bool,
     here: HereOptions,
+    is_dirty: bool,
     body: JobBody,
     as_json: bool,
 ) -> None:
@@ -58,11 +68,21 @@ def run(
 
         named = body.get("source_path")
         own_paths = () if named is None else (str(named),)
-        ctx.exit(run_submission(whole, here, own_paths=own_paths, as_json=as_json))
+        bring_tree = None
+        if is_dirty:
+            from reactorcide.cli.local import lay_contents
+            from reactorcide.cli.tree_upload import take_working_tree
+
+            bring_tree = partial(lay_contents, take_working_tree(whole, Path()))
+        ctx.exit(run_submission(whole, here, own_paths=own_paths, bring_tree=bring_tree, as_json=as_json))
     if here.given:
         raise click.UsageError(f"{', '.join(here.given)}: only with --local")
     options: ClientOptions = ctx.obj
     with options.connect() as client:
+        if is_dirty:
+            from reactorcide.cli.tree_upload import send_working_tree
+
+            send_working_tree(client, whole, Path())
         job = client.submit_job(whole)
         ctx.exit(attend(client, job, as_json=as_json))
 

@@ -1,6 +1,7 @@
 """`submit`: a job from a file or from flags, watched or not."""
 
 import os
+from pathlib import Path
 
 import click
 
@@ -14,13 +15,14 @@ from reactorcide.cli.job_file import (
     merge_bodies,
     read_job_file,
 )
-from reactorcide.cli.options import ClientOptions, job_options, json_option
+from reactorcide.cli.options import ClientOptions, dirty_option, job_options, json_option
 from reactorcide.cli.run import attend, default_name
 
 
 @click.command()
 @click.argument("file", required=False, metavar="[FILE]")
 @click.option("-c", "--command", "job_command", help="Shell command to run.")
+@dirty_option
 @job_options
 @click.option("--wait", "is_waiting", is_flag=True, help="Wait for the end; exit with the job's exit code.")
 @click.option("-f", "--follow", is_flag=True, help="Follow the log; exit with the job's exit code.")
@@ -31,6 +33,7 @@ def submit(
     *,
     file: str | None,
     job_command: str | None,
+    is_dirty: bool,
     body: JobBody,
     is_waiting: bool,
     follow: bool,
@@ -51,6 +54,10 @@ def submit(
         whole.setdefault("name", default_name(command))
     options: ClientOptions = ctx.obj
     with options.connect() as client:
+        if is_dirty:
+            from reactorcide.cli.tree_upload import send_working_tree
+
+            send_working_tree(client, whole, Path())
         job = client.submit_job(whole)
         if follow:
             ctx.exit(attend(client, job, as_json=as_json))

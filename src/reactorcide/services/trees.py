@@ -253,7 +253,7 @@ class TreeService:
         if lost := [key_of(row) for row in stored if row.blob_id not in kept]:
             # It took so long that they counted as given up; nobody would ever delete them.
             await asyncio.to_thread(self._delete, lost)
-            raise Unavailable("upload")
+            raise Unavailable("object store")
 
     def _store(self, row: BlobRow, content: bytes | Iterator[bytes]) -> None:
         # Under this key can only be the same content, from a call whose end nobody knows.
