@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from reactorcide.domain.errors import InputFault, InvalidInput
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.submission import check_queue_name
+from runnerlib.spec import parse_measures
 
 PREFIX = "REACTORCIDE_"
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -221,6 +222,7 @@ class Settings:
     unsandboxed: bool = _setting(
         False, _flag, "run jobs without a sandbox; they can do all that the worker can"
     )
+    require_isolation: tuple[str, ...] = _setting((), parse_measures, "measures without which no job is run")
     sandbox_paths: tuple[str, ...] = _setting((), _path_list, "host paths that sandboxed jobs may read")
     plugin_dir: Path | None = _setting(None, _path, "the operator's plugins, run outside of any sandbox")
     sandbox_uid_base: int = _setting(
@@ -364,8 +366,7 @@ def _contradictions(settings: Settings, environ: Mapping[str, str]) -> list[Inpu
     key = settings.encryption_key
     if key is not None and (len(key) != 64 or any(digit not in "0123456789abcdefABCDEF" for digit in key)):
         faults.append(InputFault("ENCRYPTION_KEY", "must be 64 hexadecimal digits"))
-    found = _find(environ, "CORNDOGS_BASE_URL", secret=False)
-    if found is not None:
+    if found := _find(environ, "CORNDOGS_BASE_URL", secret=False):
         faults.append(InputFault(found[0], "the Corndogs queue is not part of this version: leave it unset"))
     return faults
 

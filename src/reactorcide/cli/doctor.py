@@ -15,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from reactorcide.config import Settings
+    from reactorcide.worker.host import Isolation
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _GIT = (2, 30)
@@ -49,11 +50,12 @@ def doctor(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:
+        width = max(len(finding.name) for finding in findings)
         for finding in findings:
             state = click.style(f"{finding.state:4}", fg=_COLOURS[finding.state])
-            click.echo(f"{state}  {finding.name:10}  {finding.detail}")
+            click.echo(f"{state}  {finding.name:{width}}  {finding.detail}")
             if finding.remedy:
-                click.echo(f"{'':18}-> {finding.remedy}")
+                click.echo(f"{'':{width + 8}}-> {finding.remedy}")
     if any(finding.state == "fail" for finding in findings):
         raise SystemExit(1)
 
@@ -62,12 +64,13 @@ async def _examine(settings: "Settings", environ: Mapping[str, str]) -> list[Fin
     looks: tuple[Callable[[], Awaitable[Finding]], ...] = (
         lambda: asyncio.to_thread(_examine_data_dir, settings.data_dir),
         lambda: _examine_database(settings),
-        lambda: _examine_isolation(settings, environ),
         lambda: asyncio.to_thread(_examine_git),
         lambda: asyncio.to_thread(_examine_disk, settings.data_dir),
         lambda: asyncio.to_thread(_examine_port, settings),
     )
-    return list(await asyncio.gather(*(look() for look in looks)))
+    isolation = asyncio.create_task(_examine_isolation(settings, environ))
+    data, database, *others = await asyncio.gather(*(look() for look in looks))
+    return [data, database, *await isolation, *others]
 
 
 def _examine_data_dir(path: Path) -> Finding:
@@ -105,10 +108,17 @@ async def _examine_database(settings: "Settings") -> Finding:
     return Finding("database", "ok", "reachable, and its schema is up to date")
 
 
-async def _examine_isolation(settings: "Settings", environ: Mapping[str, str]) -> Finding:
+async def _examine_isolation(settings: "Settings", environ: Mapping[str, str]) -> list[Finding]:
     from reactorcide.cli.service import find_isolation
 
     isolation = await find_isolation(settings, environ)
+    return [_examine_sandbox(settings, isolation), *_examine_measures(settings, isolation)]
+
+
+def _examine_sandbox(settings: "Settings", isolation: "Isolation") -> Finding:
+    if isolation.unmet and isolation.name != "none":
+        text = f"no job is run, as REQUIRE_ISOLATION is not met: {', '.join(isolation.unmet)}"
+        return Finding("sandbox", "fail", text, "mend what is told below, or require less")
     if isolation.is_present:
         return Finding("sandbox", "ok", isolation.detail)
     if settings.unsandboxed:
@@ -117,8 +127,23 @@ async def _examine_isolation(settings: "Settings", environ: Mapping[str, str]) -
         "sandbox",
         "fail",
         f"none can be made: {isolation.detail}",
-        "install bubblewrap 0.8 or newer and allow user namespaces; or accept --unsandboxed",
+        "install bubblewrap 0.8 or newer and allow user namespaces, or podman or docker;"
+        " see REACTORCIDE_EXECUTOR; or accept --unsandboxed",
     )
+
+
+def _examine_measures(settings: "Settings", isolation: "Isolation") -> list[Finding]:
+    """Return a line for each measure. Without a sandbox there is nothing to tell one by one."""
+    found = []
+    for measure in isolation.measures if isolation.is_present else ():
+        name, remedy = f"sandbox: {measure.name}", measure.remedy
+        if measure.name in settings.require_isolation and not measure.is_enforced:
+            found.append(Finding(name, "fail", f"required, but seen to by {measure.by}", remedy))
+        elif measure.by == "nothing":
+            found.append(Finding(name, "warn", "nothing enforces it", remedy))
+        else:
+            found.append(Finding(name, "ok", measure.by))
+    return found
 
 
 def _examine_git() -> Finding:

@@ -139,23 +139,29 @@ def server_file(data_dir: Path, url: str) -> Iterator[None]:
 
 async def find_isolation(settings: Settings, environ: Mapping[str, str]) -> "Isolation":
     """Find out what isolates jobs on this host, as the operator wants it."""
+    from reactorcide.wiring.host import host_terms
     from reactorcide.worker.host import HostCommands, inherited
 
-    host = HostCommands(inherited(environ))
-    return await host.isolation(unsandboxed=settings.unsandboxed, readable=settings.sandbox_paths)
+    return await HostCommands(inherited(environ)).isolation(host_terms(settings).policy)
 
 
 async def require_isolation(settings: Settings, environ: Mapping[str, str]) -> "Isolation":
     """As `find_isolation`, for who is about to run jobs.
 
     Raises:
-        CommandFailed: nothing isolates them, and the operator did not say that this is wanted.
+        CommandFailed: nothing isolates them, and the operator did not say that this is wanted; or what
+            does is less than the operator requires.
     """
     isolation = await find_isolation(settings, environ)
     if not isolation.is_present and not settings.unsandboxed:
         raise CommandFailed(
             f"no sandbox can be made on this host: {isolation.detail}",
             "see 'reactorcide doctor'; --unsandboxed runs jobs without one, with all that you may do",
+        )
+    if isolation.unmet:
+        raise CommandFailed(
+            f"not enforced on this host, but in REACTORCIDE_REQUIRE_ISOLATION: {', '.join(isolation.unmet)}",
+            "see 'reactorcide doctor' for what to do about each",
         )
     return isolation
 

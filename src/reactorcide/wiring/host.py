@@ -26,6 +26,7 @@ def host_terms(settings: Settings, url: str | None = None) -> HostTerms:
     policy = HostPolicy(
         executor=cast(Literal["auto", "process", "container"], settings.executor),
         unsandboxed=settings.unsandboxed,
+        require_isolation=settings.require_isolation,
         container_engine=settings.container_engine,
         container_user=settings.container_user,
         container_allow_root=settings.container_allow_root,

@@ -2,11 +2,13 @@
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import structlog
+
+from runnerlib.spec import HostPolicy, Measure
 
 log = structlog.get_logger()
 
@@ -32,6 +34,9 @@ class Isolation(msgspec.Struct, frozen=True):
 
     name: str
     detail: str
+    measures: tuple[Measure, ...] = ()
+    unmet: tuple[str, ...] = ()
+    """Measures that the operator requires and that are not enforced."""
 
     @property
     def is_present(self) -> bool:
@@ -45,16 +50,14 @@ class HostCommands:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
 
-    async def isolation(self, *, unsandboxed: bool, readable: Sequence[str]) -> Isolation:
-        """Find out which isolation jobs get on this host; no answer counts as none."""
-        paths = [f"--read-only-path={path}" for path in readable]
-        wish = ["--unsandboxed"] if unsandboxed else []
-        code, output = await self._run(["isolation", "--json", *wish, *paths], ISOLATION_LIMIT_SECONDS)
+    async def isolation(self, policy: HostPolicy) -> Isolation:
+        """Find out which isolation jobs get by this policy; no answer counts as none."""
+        code, output = await self._run(["isolation", "--json", *_wishes(policy)], ISOLATION_LIMIT_SECONDS)
         try:
             return msgspec.json.decode(output, type=Isolation)
         except msgspec.DecodeError:
             said = output.decode(errors="replace").strip()[-500:]
-            return Isolation("none", f"exit code {code}: {said}")
+            return Isolation("none", f"exit code {code}: {said}", unmet=policy.require_isolation)
 
     async def clean(self, work_dir: Path, attempt: str | None = None) -> None:
         """Kill the sandbox and remove the workspace of ``attempt``, whose runner is dead.
@@ -92,6 +95,23 @@ class HostCommands:
                 process.kill()
                 await process.wait()
         return process.returncode or 0, output
+
+
+def _wishes(policy: HostPolicy) -> list[str]:
+    """Return what the policy says on isolation, as flags of the command."""
+    flags = {"--unsandboxed": policy.unsandboxed, "--container-allow-root": policy.container_allow_root}
+    named = {
+        "--executor": policy.executor,
+        "--container-engine": policy.container_engine,
+        "--container-user": policy.container_user,
+        "--container-network": policy.container_network,
+    }
+    return [
+        *(name for name, is_set in flags.items() if is_set),
+        *(f"{name}={value}" for name, value in named.items() if value is not None),
+        *(f"--read-only-path={path}" for path in policy.read_only_paths),
+        *(f"--require={name}" for name in policy.require_isolation),
+    ]
 
 
 def _has_entries(path: Path) -> bool:

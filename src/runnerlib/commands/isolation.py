@@ -37,10 +37,12 @@ def isolation(
     import msgspec
 
     from runnerlib.isolation import probe_isolation, report
-    from runnerlib.spec import MEASURES, HostPolicy
+    from runnerlib.spec import HostPolicy, parse_measures
 
-    if unknown := sorted(set(require) - set(MEASURES)):
-        raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(MEASURES)}", param_hint="--require")
+    try:
+        required = parse_measures(",".join(require))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--require") from error
     found = probe_isolation(
         HostPolicy(
             executor=executor,
@@ -50,7 +52,7 @@ def isolation(
             container_network=container_network,
             unsandboxed=unsandboxed,
             read_only_paths=read_only_path,
-            require_isolation=require,
+            require_isolation=required,
         )
     )
     click.echo(msgspec.json.encode(found).decode() if as_json else "\n".join(report(found)))

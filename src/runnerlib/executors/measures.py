@@ -13,7 +13,7 @@ _WATCH = "looked at ten times a second"
 _DISK = "rlimit for each file, the whole looked at every second"
 _ROOT = "run the worker as root: its jobs then have another user than it"
 _GROUPS = "let the worker make control groups: run it as root, or delegate memory and pids to it"
-_FILE_SYSTEM = "put WORK_DIR on a file system of its own, not much larger than jobs may fill together"
+_FILE_SYSTEM = "require it no more; a file system of its own for WORK_DIR spares the rest of the host"
 _SANDBOX = "remove UNSANDBOXED"
 
 

@@ -13,7 +13,7 @@ from runnerlib.spec.frozen import (
     decode_spec,
     encode_spec,
 )
-from runnerlib.spec.measures import MEASURES, Measure, unmet
+from runnerlib.spec.measures import MEASURES, Measure, parse_measures, unmet
 from runnerlib.spec.messages import (
     ControlMessage,
     EffectiveLimits,
@@ -53,5 +53,6 @@ __all__ = [
     "decode_spec",
     "encode_line",
     "encode_spec",
+    "parse_measures",
     "unmet",
 ]

@@ -34,6 +34,19 @@ class Measure(msgspec.Struct, frozen=True):
             raise ValueError(f"{self.name!r} is none of {', '.join(MEASURES)}")
 
 
+def parse_measures(text: str) -> tuple[str, ...]:
+    """Return the names in a list with commas, in whatever case.
+
+    Raises:
+        ValueError: one is none of `MEASURES`; the text says which there are.
+    """
+    names = tuple(name for part in text.lower().split(",") if (name := " ".join(part.split())))
+    for name in names:
+        if name not in MEASURES:
+            raise ValueError(f"{name!r} is none of {', '.join(MEASURES)}")
+    return names
+
+
 def unmet(required: tuple[str, ...], measures: tuple[Measure, ...]) -> list[str]:
     """Return which of the required measures are not enforced; a name that nobody knows never is."""
     enforced = {measure.name for measure in measures if measure.is_enforced}
