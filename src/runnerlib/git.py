@@ -5,8 +5,8 @@ repository and the server may be hostile. In order:
 
 1. `GitSource.checked`: the URL and the ref are judged by the rules of `runnerlib.spec.rules`, again;
 2. `judge_remote`: the host's addresses are judged, and git is held to them;
-3. an empty repository is made, the commit fetched (alone, if the server can), then checked out
-   without the credential;
+3. an empty repository is made, the commit fetched (alone, if the server can), its files judged by
+   their list, then checked out without the credential;
 4. the commit that lies there is compared with the one that was asked for.
 """
 
@@ -29,6 +29,7 @@ from runnerlib.git_process import (
     find_git,
     run_git,
 )
+from runnerlib.git_survey import TreeSurvey
 from runnerlib.source_errors import SourceDenied, SourceFailed
 from runnerlib.source_limits import SourceLimits
 from runnerlib.spec import HostPolicy, JobSource
@@ -138,6 +139,7 @@ def check_out(
         git.check_version()
         git.make_repository(wanted)
         sha = git.fetch(wanted, log)
+        git.survey(sha)
         git.check_out(sha)
     return sha
 
@@ -186,6 +188,17 @@ class _Git:
             raise _failure(answer, source.ref or "HEAD")
         return self._commit_of(source, f"{source.wanted_sha}^{{commit}}")
 
+    def survey(self, sha: str) -> None:
+        """Refuse a commit of too many or too large files, or of such that no host can have.
+
+        A checkout holds the whole list of files in memory before it writes the first, and a few
+        kilobytes of trees within trees can stand for more of them than any memory holds.
+        """
+        survey = TreeSurvey(self._target, self._limits)
+        answer = self._call("ls-tree", "-r", "-t", "-l", "-z", "--full-tree", sha, take=survey.take)
+        if answer.exit_code != 0:
+            raise _failure(answer, sha)
+
     def check_out(self, sha: str) -> None:
         """Write the files of the commit; no credential is near."""
         answer = self._call("checkout", "--quiet", "--detach", "--force", sha, "--")
@@ -213,7 +226,11 @@ class _Git:
         return sha
 
     def _call(
-        self, *arguments: str, settings: Mapping[str, str] | None = None, is_inside: bool = True
+        self,
+        *arguments: str,
+        settings: Mapping[str, str] | None = None,
+        is_inside: bool = True,
+        take: Callable[[bytes], None] = lambda _: None,
     ) -> GitAnswer:
         place = (f"--git-dir={self._target / '.git'}", f"--work-tree={self._target}") if is_inside else ()
         return run_git(
@@ -222,6 +239,7 @@ class _Git:
             env=self._environment
             | as_environment({**SAFE_SETTINGS, **self._allowed_protocol(), **(settings or {})}),
             limits=self._limits,
+            take=take,
         )
 
     def _allowed_protocol(self) -> dict[str, str]:

@@ -5,7 +5,7 @@ import selectors
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,8 +84,18 @@ def as_environment(settings: Mapping[str, str]) -> dict[str, str]:
     return variables
 
 
-def run_git(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limits: SourceLimits) -> GitAnswer:
+def run_git(
+    argv: Sequence[str],
+    *,
+    cwd: Path,
+    env: Mapping[str, str],
+    limits: SourceLimits,
+    take: Callable[[bytes], None] = lambda _: None,
+) -> GitAnswer:
     """Run one command to its end and leave none of its processes behind.
+
+    Args:
+        take: gets all of the standard output, piece by piece. What it raises ends the command.
 
     Raises:
         SourceStopped, SourceFailed: a limit was reached; everything it started was killed.
@@ -100,7 +110,7 @@ def run_git(argv: Sequence[str], *, cwd: Path, env: Mapping[str, str], limits: S
         start_new_session=True,
     ) as process:
         try:
-            stdout, stderr = _read_both(process, limits)
+            stdout, stderr = _read_both(process, limits, take)
             process.wait()
         finally:
             _kill_group(process.pid)
@@ -121,7 +131,9 @@ def _die_with_us() -> list[str]:
     return [setpriv, "--pdeathsig", "TERM", "--", timeout, "--kill-after=5", "1d"]
 
 
-def _read_both(process: subprocess.Popen[bytes], limits: SourceLimits) -> list[bytes]:
+def _read_both(
+    process: subprocess.Popen[bytes], limits: SourceLimits, take: Callable[[bytes], None]
+) -> list[bytes]:
     kept: dict[IO[bytes], bytes] = {
         pipe: b"" for pipe in (process.stdout, process.stderr) if pipe is not None
     }
@@ -134,6 +146,8 @@ def _read_both(process: subprocess.Popen[bytes], limits: SourceLimits) -> list[b
                 data = os.read(key.fd, _BLOCK_BYTES)
                 if not data:
                     selector.unregister(key.fileobj)
+                elif key.data is process.stdout:
+                    take(data)
                 kept[key.data] = (kept[key.data] + data)[-_KEPT_BYTES:]
             limits.check()
     while process.poll() is None:
