@@ -427,7 +427,7 @@ def test_src_09_a_server_of_files_cannot_send_git_elsewhere(
     address, folder = plain_files
     shutil.rmtree(folder / "objects")
     (folder / "objects" / "info").mkdir(parents=True)
-    elsewhere = f"http://{server.address}/repo/.git/objects/\n"
+    elsewhere = f"http://{server.address}/repo/.git/objects\n"
     (folder / "objects" / "info" / "http-alternates").write_text(elsewhere)
     (folder / "objects" / "info" / "alternates").write_text(f"{server.repo}/.git/objects\n")
     policy = HostPolicy(git_allowed_protocols=("http",), git_allowed_hosts=(address,))
