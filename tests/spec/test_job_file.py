@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reactorcide.domain.submission import JobRequest
+from runnerlib.spec.document import MAX_BYTES
 from runnerlib.spec.job_file import JobFile, JobFileRefused, parse_job_file
 from runnerlib.spec.job_file_schema import FIELDS, job_file_schema
-from runnerlib.spec.yaml12 import MAX_BYTES
 
 PUBLISHED = Path(__file__).parents[2] / "docs" / "job-file.schema.json"
 TREE_FIELDS = ("source_tree", "source_commit", "source_changes")
@@ -139,6 +139,18 @@ def test_a_faulty_file_is_refused_with_the_place_of_its_fault(text: str, fault: 
 
 def test_all_faults_are_told_at_once() -> None:
     assert len(faults_of("comand: x\nnam: y\nsource: z\ntimeout: 0\n")) == 4
+
+
+def test_the_reader_of_yaml_is_loaded_for_yaml_only() -> None:
+    program = (
+        "import sys; from runnerlib.spec.job_file import parse_job_file;"
+        "parse_job_file(b'{\"command\": \"x\"}'); print('yaml' in sys.modules);"
+        "parse_job_file(b'command: x'); print('yaml' in sys.modules)"
+    )
+
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, timeout=30)
+
+    assert told.stdout.split() == [b"False", b"True"]
 
 
 def test_bytes_that_are_no_text_are_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runnerlib.spec.yaml12 import YamlRefused, load_yaml
+from runnerlib.spec.document import DocumentRefused, load_document
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ from runnerlib.spec.yaml12 import YamlRefused, load_yaml
     ],
 )
 def test_scalars_are_those_of_yaml_1_2(written: str, meant: object) -> None:
-    assert load_yaml(f"a: {written}".encode()) == {"a": meant}
+    assert load_document(f"a: {written}".encode()) == {"a": meant}
 
 
 json_values: st.SearchStrategy[Any] = st.recursive(
@@ -53,18 +53,18 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 @given(json_values)
 def test_json_is_read_as_json(value: Any) -> None:
-    assert load_yaml(json.dumps({"value": value}).encode()) == {"value": value}
+    assert load_document(json.dumps({"value": value}).encode()) == {"value": value}
 
 
 @given(st.text() | st.text("{}[]:,-!&*|>'\"# \n\tab1", max_size=60))
 def test_any_text_is_read_or_refused(text: str) -> None:
-    with contextlib.suppress(YamlRefused):
-        load_yaml(text.encode(errors="replace"))
+    with contextlib.suppress(DocumentRefused):
+        load_document(text.encode(errors="replace"))
 
 
 def test_the_line_of_every_key_is_told() -> None:
     lines: dict[str, int] = {}
 
-    load_yaml(b"# first\na: 1\nb:\n  c: 2\n  d: [x, {e: 3}]\n", lines)
+    load_document(b"# first\na: 1\nb:\n  c: 2\n  d: [x, {e: 3}]\n", lines)
 
     assert lines == {"a": 2, "b": 3, "b.c": 4, "b.d": 5, "b.d.1.e": 5}

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, fields
 from functools import lru_cache
 
 from runnerlib.spec import rules
+from runnerlib.spec.document import MAX_BYTES, DocumentRefused, load_document
 from runnerlib.spec.frozen import Resources
 from runnerlib.spec.job_file_schema import FIELDS, Schema, find_faults, job_file_schema
-from runnerlib.spec.yaml12 import MAX_BYTES, YamlRefused, load_yaml
 
 __all__ = ["MAX_BYTES", "JobFault", "JobFile", "JobFileRefused", "parse_job_file"]
 
@@ -98,16 +98,19 @@ class JobFile:
         return tuple(name for name, value in (self.job_secrets or {}).items() if value is None)
 
 
-def parse_job_file(data: bytes) -> JobFile:
+def parse_job_file(data: bytes, lines: dict[str, int] | None = None) -> JobFile:
     """Return the job written in ``data``.
+
+    Args:
+        lines: takes the line, from 1, of every key, by its path in the file; of JSON there are none.
 
     Raises:
         JobFileRefused: with every fault.
     """
-    lines: dict[str, int] = {}
+    lines = {} if lines is None else lines
     try:
-        told = load_yaml(data, lines)
-    except YamlRefused as error:
+        told = load_document(data, lines)
+    except DocumentRefused as error:
         raise JobFileRefused((JobFault("", str(error)),)) from error
     if not isinstance(told, dict):
         raise JobFileRefused((JobFault("", "must be a mapping with at least 'command'"),))

@@ -3,7 +3,6 @@
 Each key may be written by its short name or by the API's own field name; `FIELDS` joins them.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterator, Mapping
@@ -238,6 +237,8 @@ def _faults_of_map(
         if name in known:
             yield from find_faults(known[name], entry, inner)
         elif further is False:
+            import difflib
+
             close = difflib.get_close_matches(name, sorted(known), n=1)
             better = None if not close else f"{place}.{close[0]}" if place else close[0]
             yield inner, "unknown key", better

@@ -4,26 +4,16 @@ Aliases, duplicate keys, several documents and tags of one's own are refused, an
 large or too deep: such a document is either a mistake or an attack.
 """
 
-import contextlib
-import json
 import math
 import re
 from typing import Any
 
 import yaml
 
-MAX_BYTES = 1024 * 1024
-MAX_DEPTH = 32
+from runnerlib.spec.document import MAX_DEPTH, DocumentRefused
+
 MAX_NODES = 100_000
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class YamlRefused(Exception):
-    """A document is not one plain YAML 1.2 (or JSON) document within the bounds; says where."""
-
-    def __init__(self, detail: str, mark: Any = None) -> None:
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
-        super().__init__(place + detail)
 
 
 class _Loader(_Base):  # type: ignore[misc]
@@ -57,7 +47,7 @@ def _construct_int(loader: Any, node: yaml.ScalarNode) -> int:
 def _construct_float(loader: Any, node: yaml.ScalarNode) -> float:
     value = float(loader.construct_scalar(node))
     if not math.isfinite(value):
-        raise YamlRefused("a number is too large", node.start_mark)
+        raise _refusal("a number is too large", node.start_mark)
     return value
 
 
@@ -65,42 +55,32 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)
 _Loader.add_constructor("tag:yaml.org,2002:float", _construct_float)
 
 
-def load_yaml(data: bytes, lines: dict[str, int] | None = None) -> object:
-    """Return the one document in ``data`` as plain values: mappings with text keys, lists, scalars.
-
-    JSON is YAML 1.2, so a JSON document is read alike.
-
-    Args:
-        lines: takes the line, from 1, of every key, named by its path such as ``source.url``; a document
-            of JSON has none.
+def load_yaml(text: str, lines: dict[str, int]) -> object:
+    """Return the one document in ``text`` as plain values; put the line of every key into ``lines``.
 
     Raises:
-        YamlRefused: it is malformed, too large, too deep, or uses what is refused.
+        DocumentRefused: it is malformed, too deep, or uses what is refused; says where.
     """
-    if len(data) > MAX_BYTES:
-        raise YamlRefused(f"more than {MAX_BYTES} bytes")
     try:
-        text = data.decode()
-        if text.lstrip().startswith("{"):
-            # Braces begin YAML's mappings too, whose reader says better what is wrong.
-            with contextlib.suppress(json.JSONDecodeError):
-                return _load_json(text)
         _check_events(text)
         loader = _Loader(text)
         try:
             root = loader.get_single_node()
             if root is None:
-                raise YamlRefused("is empty")
-            _check_keys(root, "", {} if lines is None else lines)
+                raise DocumentRefused("is empty")
+            _check_keys(root, "", lines)
             return loader.construct_document(root)
         finally:
             loader.dispose()
-    except UnicodeDecodeError as error:
-        raise YamlRefused(f"byte {error.start} is not UTF-8") from error
     except yaml.MarkedYAMLError as error:
-        raise YamlRefused(error.problem or "is malformed", error.problem_mark) from error
+        raise _refusal(error.problem or "is malformed", error.problem_mark) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise YamlRefused(f"is malformed: {error}") from error
+        raise DocumentRefused(f"is malformed: {error}") from error
+
+
+def _refusal(detail: str, mark: Any) -> DocumentRefused:
+    place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark is not None else ""
+    return DocumentRefused(place + detail)
 
 
 def _check_events(text: str) -> None:
@@ -108,23 +88,23 @@ def _check_events(text: str) -> None:
     depth = nodes = documents = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise YamlRefused("anchors and aliases are not allowed", event.start_mark)
+            raise _refusal("anchors and aliases are not allowed", event.start_mark)
         if getattr(event, "tag", None) is not None:
-            raise YamlRefused("tags are not allowed", event.start_mark)
+            raise _refusal("tags are not allowed", event.start_mark)
         if isinstance(event, yaml.DocumentStartEvent):
             documents += 1
             if documents > 1:
-                raise YamlRefused("only one document is allowed", event.start_mark)
+                raise _refusal("only one document is allowed", event.start_mark)
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise YamlRefused(f"nested deeper than {MAX_DEPTH}", event.start_mark)
+                raise _refusal(f"nested deeper than {MAX_DEPTH}", event.start_mark)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         if isinstance(event, yaml.NodeEvent):
             nodes += 1
             if nodes > MAX_NODES:
-                raise YamlRefused(f"more than {MAX_NODES} values", event.start_mark)
+                raise _refusal(f"more than {MAX_NODES} values", event.start_mark)
 
 
 def _check_keys(node: yaml.Node, path: str, lines: dict[str, int]) -> None:
@@ -136,40 +116,10 @@ def _check_keys(node: yaml.Node, path: str, lines: dict[str, int]) -> None:
     seen = set()
     for key, value in node.value:
         if key.tag != "tag:yaml.org,2002:str":
-            raise YamlRefused("a key must be text: write it in quotes", key.start_mark)
+            raise _refusal("a key must be text: write it in quotes", key.start_mark)
         if key.value in seen:
-            raise YamlRefused(f"key {key.value!r} comes twice", key.start_mark)
+            raise _refusal(f"key {key.value!r} comes twice", key.start_mark)
         seen.add(key.value)
         place = f"{path}.{key.value}" if path else key.value
         lines[place] = key.start_mark.line + 1
         _check_keys(value, place, lines)
-
-
-def _load_json(text: str) -> object:
-    """Read JSON as itself: YAML's reader stumbles over tabs between its tokens."""
-    try:
-        value: object = json.loads(text, object_pairs_hook=_unique_pairs, parse_constant=_refuse_constant)
-    except RecursionError:
-        raise YamlRefused(f"nested deeper than {MAX_DEPTH}") from None
-    _check_depth(value, MAX_DEPTH)
-    return value
-
-
-def _unique_pairs(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    whole = dict(pairs)
-    if len(whole) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise YamlRefused(f"key {next(name for name in names if names.count(name) > 1)!r} comes twice")
-    return whole
-
-
-def _refuse_constant(name: str) -> object:
-    raise YamlRefused(f"{name} is not a number of JSON")
-
-
-def _check_depth(value: object, left: int) -> None:
-    if isinstance(value, dict | list):
-        if left == 0:
-            raise YamlRefused(f"nested deeper than {MAX_DEPTH}")
-        for entry in value.values() if isinstance(value, dict) else value:
-            _check_depth(entry, left - 1)
