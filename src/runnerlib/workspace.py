@@ -18,6 +18,8 @@ from runnerlib.removal import remove_tree
 
 ARTIFACTS = "/job/artifacts"
 HOME = "/job/home"
+ENTRY_BYTES = 16 * 1024
+"""What a file counts for at least: file systems have usually one inode for so many bytes, and no more."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -217,7 +219,10 @@ class UsageMeter:
 
 
 def measure_tree(root: Path) -> int:
-    """Return the bytes on disk of all that is in a tree which changes meanwhile. Links are not followed."""
+    """Return the bytes on disk of all that is in a tree which changes meanwhile. Links are not followed.
+
+    What is small counts as `ENTRY_BYTES`.
+    """
     total = 0
     waiting = [os.fspath(root)]
     while waiting:
@@ -228,7 +233,7 @@ def measure_tree(root: Path) -> int:
                         found = entry.stat(follow_symlinks=False)
                     except OSError:
                         continue
-                    total += found.st_blocks * 512
+                    total += max(found.st_blocks * 512, ENTRY_BYTES)
                     if stat.S_ISDIR(found.st_mode):
                         waiting.append(entry.path)
         except OSError:

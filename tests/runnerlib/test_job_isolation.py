@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import socket
 import threading
 from pathlib import Path
@@ -119,6 +120,78 @@ def test_abstract_sockets_of_the_host_are_out_of_reach_of_a_job_that_shares_its_
 
     assert with_network.output.splitlines() == ["own reached", "PermissionError"]
     assert without.output.splitlines() == ["own reached", "ConnectionRefusedError"]
+
+
+def test_run_01_proc_tells_a_job_of_no_key_and_lets_it_change_nothing(attempts: Attempts) -> None:
+    done = attempts.run(
+        "cat /proc/keys 2>/dev/null && echo read keys; for path in sys/kernel/core_pattern"
+        " sys/kernel/hostname sys/vm/drop_caches sysrq-trigger mtrr irq/0/smp_affinity; do"
+        " (echo 1 > /proc/$path) 2>/dev/null && echo changed $path; done; echo end"
+    )
+
+    assert done.output == "end\n"
+
+
+def test_run_16_a_job_has_no_device_that_anybody_may_not_use(attempts: Attempts) -> None:
+    done = attempts.run("find / -xdev -type b; find / \\( -type b -o -type c \\) 2>/dev/null | sort; :")
+
+    usual = {f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero", "pts/ptmx")}
+    assert set(done.output.split()) - {"/proc/keys"} <= usual
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can make a set-id program of another user")
+def test_run_16_a_set_id_program_gives_no_other_user(attempts: Attempts, tmp_path: Path) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    shutil.copy("/usr/bin/id", tools / "id")
+    (tools / "id").chmod(0o6755)
+
+    done = attempts.run(
+        f"{tools}/id -u; {tools}/id -g; {tools}/id -ru; cp {tools}/id own; chmod 6755 own; ./own -u",
+        host=HostPolicy(executor="process", read_only_paths=(str(tools),)),
+    )
+
+    assert done.output.split() == ["1000"] * 4
+
+
+def test_run_06_a_job_that_uses_up_names_of_files_is_ended(attempts: Attempts) -> None:
+    done = attempts.run(
+        "i=0; while :; do : > f$i; i=$((i+1)); done",
+        host=HostPolicy(executor="process", workspace_limit_bytes=16 * 1024**2, cancel_grace_seconds=1),
+        timeout_seconds=20,
+    )
+
+    assert (done.result.status, done.result.reason) == ("failed", "output_limit")
+    assert list(done.work.iterdir()) == []
+
+
+def test_run_08_what_leaves_the_session_of_a_job_does_not_outlive_it(attempts: Attempts) -> None:
+    mark = f"62{os.getpid()}"
+
+    done = attempts.run(
+        f"(trap '' HUP TERM; setsid sh -c '(setsid nohup sleep {mark} >/dev/null 2>&1 &)' &) ;"
+        f" until grep -qsz {mark} /proc/[0-9]*/cmdline; do :; done; echo escaped"
+    )
+
+    assert "escaped" in done.output
+    assert processes_running(f"sleep\0{mark}") == []
+
+
+@needs_python
+def test_run_02_a_job_can_open_no_descriptor_of_what_started_it(attempts: Attempts) -> None:
+    look = python(
+        "import os\n"
+        "for pid in filter(str.isdigit, os.listdir('/proc')):\n"
+        " for entry in os.listdir(f'/proc/{pid}/fd'):\n"
+        "  try: print(os.readlink(f'/proc/{pid}/fd/{entry}'))\n"
+        "  except OSError: pass"
+    )
+
+    done = attempts.run(look)
+
+    kinds = {line.split(":")[0] for line in done.output.splitlines() if not line.startswith("/proc/")}
+    # The socket is the first process's empty input: sockets are not opened by these names.
+    assert kinds <= {"pipe", "anon_inode", "/dev/null", "socket"}
 
 
 @needs_python

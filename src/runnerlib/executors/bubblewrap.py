@@ -40,6 +40,8 @@ _PASSWD = (
     "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
 )
 _GROUP = f"root:x:0:\njob:x:{JOB_UID}:\nnogroup:x:65534:\n"
+_KEYS = "/proc/keys"
+"""Whose user is the worker's would read there what keys the worker holds, though not the keys."""
 _SHARED_MEMORY_BYTES = 64 * 1024**2
 
 
@@ -165,6 +167,8 @@ def compose_options(
         if Path(folder).is_dir():
             options += ["--ro-bind", folder, folder]
     options += ["--proc", "/proc", "--dev", "/dev"]
+    if Path(_KEYS).exists():
+        options += ["--ro-bind", "/dev/null", _KEYS]
     options += ["--perms", "1777", "--size", str(_SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108
     options += ["--perms", "1777", "--size", str(plan.temp_bytes), "--tmpfs", "/tmp"]  # noqa: S108
     options += ["--symlink", "../tmp", "/var/tmp"]  # noqa: S108
