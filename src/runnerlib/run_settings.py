@@ -3,6 +3,7 @@
 `configuration` joins them; commands make their options from the table.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 from runnerlib.spec import rules
 
 PREFIX = "REACTORCIDE_"
+_MIB = {"": 1, "m": 1, "g": 1024, "t": 1024**2}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Setting:
     """One value: its flag ``--…``, its variable, and how its text is read (ValueError: refused)."""
 
@@ -20,7 +22,8 @@ class Setting:
     flag: str
     meaning: str
     parse: Callable[[str], object]
-    is_secret: bool = False
+    is_hidden: bool = False
+    """Its text may hold secrets, and is in no message."""
     is_switch: bool = False
     is_repeated: bool = False
 
@@ -40,18 +43,47 @@ def _checked(check: Callable[[str], str | None]) -> Callable[[str], str]:
     return parse
 
 
-def _number(name: str, kind: type[int] | type[float]) -> Callable[[str], int | float]:
-    def parse(text: str) -> int | float:
-        try:
-            value = kind(text)
-        except ValueError:
-            raise ValueError("must be a whole number" if kind is int else "must be a number") from None
-        fault = rules.check_number(name, value)
-        if fault:
-            raise ValueError(fault)
+def _whole(name: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text, re.ASCII):
+            raise ValueError("must be a whole number")
+        return int(_in_range(name, int(text)))
+
+    return parse
+
+
+def _in_range(name: str, value: float) -> float:
+    fault = rules.check_number(name, value)
+    if fault:
+        raise ValueError(fault)
+    return value
+
+
+def _cores(text: str) -> float:
+    return _in_range("cpu", _decimal(text))
+
+
+def _memory(text: str) -> int:
+    match = re.fullmatch(r"([0-9]{1,12})\s*([mgt]?)(?:i?b)?", text.strip().lower(), re.ASCII)
+    if match is None:
+        raise ValueError("must be a number of MiB, or one with M, G or T behind it")
+    return int(_in_range("memory_mb", int(match[1]) * _MIB[match[2]]))
+
+
+def _seconds(low: float, high: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = _decimal(text)
+        if not low <= value <= high:
+            raise ValueError(f"must be from {low:g} to {high:g} seconds")
         return value
 
     return parse
+
+
+def _decimal(text: str) -> float:
+    if not re.fullmatch(r"[+-]?[0-9]{1,18}(\.[0-9]{0,18})?", text, re.ASCII):
+        raise ValueError("must be a number")
+    return float(text)
 
 
 def _choice(*words: str) -> Callable[[str], str]:
@@ -68,18 +100,29 @@ def _switch(text: str) -> bool:
 def _path(text: str) -> Path:
     if "\0" in text:
         raise ValueError("must not contain NUL")
-    return Path(text).expanduser().absolute()
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise ValueError(str(error)) from None
 
 
 def _folder(text: str) -> Path:
-    path = _path(text)
+    return existing_folder(_path(text))
+
+
+def existing_folder(path: Path) -> Path:
+    """Return a directory by its real path, as a copy goes through no link. Raises ValueError."""
     if not path.is_dir():
         raise ValueError(f"there is no directory {path}")
-    return path
+    return path.resolve()
 
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _paths(text: str) -> tuple[str, ...]:
+    return tuple(str(_path(word)) for word in _words(text))
 
 
 def _secrets_list(text: str) -> tuple[str, ...]:
@@ -88,77 +131,169 @@ def _secrets_list(text: str) -> tuple[str, ...]:
     return split_secrets_list(text)
 
 
-def _seconds(low: float, high: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            raise ValueError("must be a number of seconds") from None
-        if not low <= value <= high:
-            raise ValueError(f"must be from {low:g} to {high:g} seconds")
-        return value
-
-    return parse
-
-
 SETTINGS = (
-    Setting("job_command", "--job-command", "Shell command to run.", _checked(rules.check_command)),
-    Setting("name", "--name", "Name of the job; without one, its command.", _checked(rules.check_name)),
-    Setting("code_dir", "--code-dir", "Where the source goes, inside /job.", _checked(rules.check_job_path)),
     Setting(
-        "job_dir",
-        "--job-dir",
-        "Where the command starts, inside /job; else --code-dir.",
-        _checked(rules.check_job_path),
+        field="job_command",
+        flag="--job-command",
+        meaning="Shell command to run.",
+        parse=_checked(rules.check_command),
+        is_hidden=True,
     ),
     Setting(
-        "runner_image",
-        "--runner-image",
-        "Container image, where the executor uses one.",
-        _checked(rules.check_image),
-    ),
-    Setting("job_env", "--job-env", "Lines K=V, or the path of a file of them below ./job/.", str),
-    Setting("secrets_list", "--secrets-list", "Values to mask, parted by commas.", _secrets_list, True),
-    Setting("secrets_file", "--secrets-file", "A private file of secret variables, lines K=V.", _path),
-    Setting("git_url", "--git-url", "Repository to check out.", str),
-    Setting("git_ref", "--git-ref", "Branch, tag or commit; else HEAD.", _checked(rules.check_git_ref)),
-    Setting("source_path", "--source-path", "Directory of this machine to copy.", _folder),
-    Setting(
-        "allow_host", "--allow-host", "Git host that is not public; repeatable.", _words, False, False, True
+        field="name",
+        flag="--name",
+        meaning="Name of the job; without one, the first line of its command.",
+        parse=_checked(rules.check_name),
     ),
     Setting(
-        "allow_protocol",
-        "--allow-protocol",
-        "Git protocol besides https and ssh; repeatable.",
-        _words,
-        False,
-        False,
-        True,
+        field="code_dir",
+        flag="--code-dir",
+        meaning="Where the source goes, inside /job.",
+        parse=_checked(rules.check_job_path),
     ),
-    Setting("timeout_seconds", "--timeout", "Seconds it may run.", _number("timeout_seconds", int)),
     Setting(
-        "silence_timeout_seconds",
-        "--silence-timeout",
-        "Seconds it may run without output.",
-        _number("silence_timeout_seconds", int),
+        field="job_dir",
+        flag="--job-dir",
+        meaning="Where the command starts, inside /job; else --code-dir.",
+        parse=_checked(rules.check_job_path),
     ),
-    Setting("grace_seconds", "--grace", "Seconds between TERM and KILL.", _seconds(0, 600)),
-    Setting("executor", "--executor", "What runs it.", _choice("auto", "process", "container")),
     Setting(
-        "unsandboxed",
-        "--unsandboxed",
-        "Run without a sandbox: with all that you may do.",
-        _switch,
-        False,
-        True,
+        field="runner_image",
+        flag="--runner-image",
+        meaning="Container image, where the executor uses one.",
+        parse=_checked(rules.check_image),
     ),
-    Setting("container_engine", "--container-engine", "docker, podman, nerdctl, or a path.", str),
-    Setting("container_pull", "--pull", "When an image is pulled.", _choice("missing", "always", "never")),
-    Setting("network", "--network", "Network of the job.", _choice("default", "none")),
-    Setting("cpu", "--cpus", "Limit: cores.", _number("cpu", float)),
-    Setting("memory_mb", "--memory", "Limit: memory in MiB.", _number("memory_mb", int)),
-    Setting("pids", "--pids", "Limit: processes.", _number("pids", int)),
-    Setting("artifacts", "--artifacts", "Folder of this machine to put artifacts into.", _path),
-    Setting("plugin_dir", "--plugin-dir", "Folder of plugins.", _folder),
-    Setting("work_dir", "--work-dir", "Where workspaces are made; else in your cache.", _path),
+    Setting(
+        field="job_env",
+        flag="--job-env",
+        meaning="Lines K=V, or the path of a file of them below ./job/.",
+        parse=str,
+        is_hidden=True,
+    ),
+    Setting(
+        field="secrets_list",
+        flag="--secrets-list",
+        meaning="Values to mask, parted by commas; others see flags, so prefer the variable.",
+        parse=_secrets_list,
+        is_hidden=True,
+    ),
+    Setting(
+        field="secrets_file",
+        flag="--secrets-file",
+        meaning="A file of secret variables, lines K=V, that only you can read.",
+        parse=_path,
+    ),
+    Setting(field="git_url", flag="--git-url", meaning="Repository to check out.", parse=str, is_hidden=True),
+    Setting(
+        field="git_ref",
+        flag="--git-ref",
+        meaning="Branch, tag or commit; else HEAD.",
+        parse=_checked(rules.check_git_ref),
+    ),
+    Setting(
+        field="source_path",
+        flag="--source-path",
+        meaning="Directory of this machine to copy.",
+        parse=_folder,
+    ),
+    Setting(
+        field="allow_host",
+        flag="--allow-host",
+        meaning="Git host that is not public; repeatable.",
+        parse=_words,
+        is_repeated=True,
+    ),
+    Setting(
+        field="allow_protocol",
+        flag="--allow-protocol",
+        meaning="Git protocol besides https and ssh; repeatable.",
+        parse=_words,
+        is_repeated=True,
+    ),
+    Setting(
+        field="timeout_seconds",
+        flag="--timeout",
+        meaning="Seconds it may run.",
+        parse=_whole("timeout_seconds"),
+    ),
+    Setting(
+        field="silence_timeout_seconds",
+        flag="--silence-timeout",
+        meaning="Seconds it may run without output.",
+        parse=_whole("silence_timeout_seconds"),
+    ),
+    Setting(
+        field="grace_seconds",
+        flag="--grace",
+        meaning="Seconds between TERM and KILL.",
+        parse=_seconds(0, 600),
+    ),
+    Setting(
+        field="executor",
+        flag="--executor",
+        meaning="What runs it: auto, process (bubblewrap) or container.",
+        parse=_choice("auto", "process", "container"),
+    ),
+    Setting(
+        field="unsandboxed",
+        flag="--unsandboxed",
+        meaning="Run without a sandbox: with all that you may do.",
+        parse=_switch,
+        is_switch=True,
+    ),
+    Setting(
+        field="read_only_path",
+        flag="--read-only-path",
+        meaning="Path of this machine that the job may read; repeatable.",
+        parse=_paths,
+        is_repeated=True,
+    ),
+    Setting(
+        field="container_engine",
+        flag="--container-engine",
+        meaning="docker, podman, nerdctl, or a path.",
+        parse=str,
+    ),
+    Setting(
+        field="container_user",
+        flag="--container-user",
+        meaning="Who the job is in a container: runner, root or uid[:gid].",
+        parse=_checked(
+            lambda text: (
+                None
+                if re.fullmatch(r"runner|root|[0-9]{1,10}(:[0-9]{1,10})?", text, re.ASCII)
+                else "must be runner, root or uid[:gid]"
+            )
+        ),
+    ),
+    Setting(
+        field="container_pull",
+        flag="--pull",
+        meaning="When an image is pulled: missing, always or never.",
+        parse=_choice("missing", "always", "never"),
+    ),
+    Setting(
+        field="network",
+        flag="--network",
+        meaning="Network of the job: default or none.",
+        parse=_choice("default", "none"),
+    ),
+    Setting(field="cpu", flag="--cpus", meaning="Limit: cores.", parse=_cores),
+    Setting(
+        field="memory_mb", flag="--memory", meaning="Limit: memory in MiB, or such as 2G.", parse=_memory
+    ),
+    Setting(field="pids", flag="--pids", meaning="Limit: processes and threads.", parse=_whole("pids")),
+    Setting(
+        field="artifacts",
+        flag="--artifacts",
+        meaning="Folder of this machine to put artifacts into.",
+        parse=_path,
+    ),
+    Setting(field="plugin_dir", flag="--plugin-dir", meaning="Folder of plugins.", parse=_folder),
+    Setting(
+        field="work_dir",
+        flag="--work-dir",
+        meaning="Where workspaces are made; else in your cache.",
+        parse=_path,
+    ),
 )

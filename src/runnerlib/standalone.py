@@ -1,32 +1,27 @@
 """A run without a worker: its log on our standard output, its end as our exit code.
 
 The phases, the guardian and the spool are those of an attempt under a worker; only who orders differs:
-the first SIGINT or SIGTERM cancels the job, with its grace time, and each further one kills it.
+the first SIGINT, SIGTERM or SIGHUP cancels the job, with its grace time, and each further one kills it.
 """
 
 import os
-import shutil
+import select
 import signal
 import threading
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
 from runnerlib.attempt import make_guardian, run_attempt
-from runnerlib.configuration import RunConfig
-from runnerlib.spec import JobSource, Resources, RunResult, RunSpec, Stop, encode_line
-from runnerlib.spec.artifacts import ARTIFACTS_FILE, ARTIFACTS_FOLDER, decode_artifacts
-from runnerlib.spec.rules import is_credential_name
-from runnerlib.validation import host_policy
+from runnerlib.spec import RunResult, RunSpec, Stop, encode_line
 
 EXIT_REFUSED = 1
 EXIT_TIMEOUT = 124
 EXIT_TROUBLE = 125
 EXIT_INTERRUPTED = 130
 _READ_BYTES = 256 * 1024
-_LONGEST_NAME = 60
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run_spec(spec: RunSpec, output: int) -> RunResult:
@@ -37,6 +32,7 @@ def run_spec(spec: RunSpec, output: int) -> RunResult:
             is cancelled.
 
     Raises:
+        LogUnshown: ``output`` took no more, but for a reader who went away.
         OSError: the spool cannot be made, or the result not be written.
     """
     with _control_pipe() as (control, orders):
@@ -44,65 +40,9 @@ def run_spec(spec: RunSpec, output: int) -> RunResult:
         with _obeying_signals(orders):
             result = run_attempt(spec, make_guardian(spec, control), on_growth=show.grew)
         show.finish(result.log_length)
-        return result
-
-
-def compose_spec(config: RunConfig, spool_dir: Path) -> RunSpec:
-    """Return the frozen spec of a configured run; ``job_command`` must be there."""
-    command = config.job_command or ""
-    first = next((line.strip() for line in command.splitlines() if line.strip()), "job")
-    return RunSpec(
-        job_id=str(uuid.uuid4()),
-        job_name=config.name or first[:_LONGEST_NAME],
-        attempt=1,
-        command=command,
-        source=JobSource(
-            type=config.source_type,
-            url=config.git_url,
-            ref=config.git_ref,
-            path=None if config.source_path is None else str(config.source_path),
-        ),
-        code_dir=config.code_dir,
-        job_dir=config.job_dir,
-        environment={k: v for k, v in config.job_env.items() if not is_credential_name(k)},
-        secrets={k: v for k, v in config.job_env.items() if is_credential_name(k)} | dict(config.secrets),
-        masked=config.secrets_list,
-        env_file=config.env_file,
-        image=config.runner_image,
-        timeout_seconds=config.timeout_seconds,
-        silence_timeout_seconds=config.silence_timeout_seconds,
-        network=config.network,
-        resources=Resources(cpu=config.cpu, memory_mb=config.memory_mb, pids=config.pids),
-        artifacts=config.artifact_globs,
-        plugins=config.plugins,
-        spool_dir=str(spool_dir),
-        workspace_root=str(config.work_dir),
-        host=host_policy(config),
-    )
-
-
-def put_artifacts(spool_dir: Path, folder: Path) -> int:
-    """Put the artifacts of an ended run into ``folder``; return how many there were.
-
-    What is there already under one of their names is replaced; nothing is written through a link.
-
-    Raises:
-        OSError: they cannot be put there.
-    """
-    listed = spool_dir / ARTIFACTS_FILE
-    if not listed.exists():
-        return 0
-    found = decode_artifacts(listed.read_bytes())
-    for artifact in found:
-        target = folder.joinpath(*artifact.path.split("/"))
-        for parent in reversed(target.relative_to(folder).parents):
-            place = folder / parent
-            if place.is_symlink() and place != folder:
-                place.unlink()
-            place.mkdir(parents=True, exist_ok=True)
-        target.unlink(missing_ok=True)
-        shutil.copyfile(spool_dir / ARTIFACTS_FOLDER / str(artifact.number), target, follow_symlinks=False)
-    return len(found)
+    if show.fault is not None and not isinstance(show.fault, BrokenPipeError):
+        raise LogUnshown(result, show.fault)
+    return result
 
 
 def exit_code_of(result: RunResult) -> int:
@@ -116,6 +56,14 @@ def exit_code_of(result: RunResult) -> int:
     if result.fault == "infra":
         return EXIT_TROUBLE
     return result.exit_code or EXIT_REFUSED
+
+
+class LogUnshown(Exception):
+    """The log could not be shown to its end; the job was cancelled for it."""
+
+    def __init__(self, result: RunResult, cause: OSError) -> None:
+        super().__init__(f"the log cannot be shown: {cause.strerror or cause}")
+        self.result = result
 
 
 class _Orders:
@@ -142,6 +90,8 @@ class _LogShow:
         self._log = log
         self._output = output
         self._on_lost = on_lost
+        self.fault: OSError | None = None
+        """Why not all of it was shown."""
         self._length = 0
         self._whole: int | None = None
         self._changed = threading.Condition()
@@ -179,14 +129,24 @@ class _LogShow:
 
     def _write(self, data: bytes) -> bool:
         view = memoryview(data)
-        try:
-            while view:
+        while view:
+            try:
                 view = view[os.write(self._output, view) :]
-        except OSError:
-            with suppress(OSError):
-                self._on_lost()
-            return False
+            except BlockingIOError:
+                # Somebody made it so, who shares it with us.
+                _wait_writable(self._output)
+            except OSError as error:
+                self.fault = error
+                with suppress(OSError):
+                    self._on_lost()
+                return False
         return True
+
+
+def _wait_writable(descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    poll.poll()
 
 
 @contextmanager
@@ -200,9 +160,21 @@ def _control_pipe() -> Iterator[tuple[int, _Orders]]:
 
 
 @contextmanager
+def interruptible() -> Iterator[None]:
+    """Let signals raise KeyboardInterrupt outside of a run, so that everything is removed on the way out."""
+    numbers = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def _obeying_signals(orders: _Orders) -> Iterator[None]:
-    """Handled rather than ignored: what is ignored would stay so in the job."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    """What our caller had us ignore, as nohup does, stays ignored."""
+    numbers = [n for n in _SIGNALS if signal.getsignal(n) is not signal.SIG_IGN]
     before = {number: signal.signal(number, lambda *_: orders.interrupt()) for number in numbers}
     try:
         yield

@@ -8,8 +8,9 @@ import pytest
 from attempt_runs import Attempts
 from container_host import container_host, containers
 from plugin_folder import PluginFolder
+from runnerlib_calls import here
 
-__all__ = ["attempts", "container_host", "containers"]
+__all__ = ["attempts", "container_host", "containers", "here"]
 
 
 @pytest.fixture

@@ -2,51 +2,18 @@
 
 import json
 import os
+import select
 import signal
 import subprocess
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from attempt_runs import processes_running, wait_until
+from container_host import IMAGE, ContainerHost
 from runnerlib.spec import HostPolicy, JobSource, RunSpec, encode_spec
-
-Done = subprocess.CompletedProcess[bytes]
-
-
-class Here:
-    """Calls runnerlib with a cache of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.runs = folder / "cache" / "reactorcide" / "runs"
-        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        self.environment = kept | {"XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(folder)}
-
-    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
-        pipe = subprocess.PIPE
-        argv = [sys.executable, "-P", "-m", "runnerlib.cli", *arguments]
-        streams = {"stdin": pipe, "stdout": pipe, "stderr": pipe}
-        return subprocess.Popen(argv, env=self.environment, cwd=self.folder, **streams | options)
-
-    def call(self, *arguments: str, said: bytes = b"") -> Done:
-        process = self.start(*arguments)
-        stdout, stderr = process.communicate(said, 60)
-        return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
-
-    def leftovers(self) -> list[Path]:
-        return list(self.runs.iterdir()) if self.runs.exists() else []
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Iterator[Here]:
-    made = Here(tmp_path)
-    yield made
-    assert made.leftovers() == []
+from runnerlib_calls import Done, Here
 
 
 @pytest.mark.parametrize("code", [0, 1, 7, 125, 255])
@@ -75,8 +42,8 @@ def test_a_refused_run_tells_every_fault_and_exits_with_1(here: Here) -> None:
     done = here.call("run", "--network", "host", "--pids", "0", "--", "true")
 
     assert done.returncode == 1
-    assert b"network: must be one of default, none (it is said by --network)" in done.stderr
-    assert b"pids: must be from 4 to 1048576" in done.stderr
+    assert b"network: is 'host': must be one of default, none (it is said by --network)" in done.stderr
+    assert b"pids: is '0': must be from 4 to 1048576" in done.stderr
     assert here.call("run").returncode == 1
     assert here.call("run", "--no-such-flag").returncode == 2
 
@@ -188,7 +155,7 @@ def test_a_job_file_is_run_with_flags_over_it_and_its_artifacts_are_put_out(here
     assert done.returncode == 0, done.stderr
     assert b"helloflag\n" in done.stdout
     assert (here.folder / "out" / "a" / "b").read_text() == "kept\n"
-    assert b"1 artifacts, 1 put into" in done.stderr
+    assert b"1 artifacts are in " + bytes(here.folder / "out") in done.stderr
 
 
 def test_artifacts_are_not_written_through_a_link(here: Here) -> None:
@@ -217,34 +184,6 @@ def test_the_result_is_told_as_json(here: Here) -> None:
     assert (told["status"], told["reason"], told["exit_code"]) == ("failed", "exit_nonzero", 3)
 
 
-def test_a_dry_run_tells_all_and_runs_nothing(here: Here) -> None:
-    done = here.call(
-        *("run", "--dry-run", "--source-path", ".", "--job-env", "API_KEY=swordfish\nA=plain"),
-        *("--", "touch /job/src/ran; false"),
-    )
-
-    text = done.stdout.decode()
-    assert done.returncode == 0, text
-    for part in (
-        "A=plain",
-        "API_KEY=[REDACTED]",
-        "[--job-env]",
-        "bubblewrap",
-        "copy the source",
-        "it would start",
-    ):
-        assert part in text
-    assert "swordfish" not in text
-    assert not (here.folder / "ran").exists()
-
-
-def test_a_dry_run_of_what_cannot_start_says_so(here: Here) -> None:
-    done = here.call("run", "--dry-run", "--source-path", ".", "--job-dir", "/job/src/none", "--", "true")
-
-    assert done.returncode == 1
-    assert b"verdict: it would not start" in done.stdout
-
-
 def test_validate_exits_by_whether_it_would_start(here: Here) -> None:
     good = here.call("validate", "--json", "--job-command", "true")
     bad = here.call("validate", "--json", "--job-command", "true", "--timeout", "0")
@@ -266,8 +205,10 @@ def test_config_tells_each_value_and_where_it_came_from(here: Here) -> None:
 
     assert told["timeout_seconds"] == {
         "name": "timeout_seconds",
-        "value": "5",
+        "value": 5,
         "source": "REACTORCIDE_TIMEOUT",
+        "flag": "--timeout",
+        "variable": "REACTORCIDE_TIMEOUT",
     }
     assert told["executor"]["source"] == "default"
 
@@ -311,5 +252,111 @@ def test_what_a_killed_run_left_is_removed_by_cleanup(here: Here) -> None:
     process.communicate()
     wait_until(lambda: json.loads(here.call("cleanup", str(here.runs)).stdout)["workspaces"], 20)
 
-    assert len(running["spared"]) == 1
+    attempt, spool = running["spared"]
+    assert spool == attempt.removesuffix(".1") + ".spool"
     assert here.leftovers() == []
+
+
+def test_a_command_that_is_given_twice_is_wrong_usage(here: Here) -> None:
+    assert here.call("run", "--job-command", "true", "--", "false").returncode == 2
+
+
+def test_a_run_says_that_its_image_was_not_used(here: Here) -> None:
+    done = here.call("run", "--runner-image", "a:1", "--", "true")
+
+    assert done.returncode == 0
+    assert b"warning: runner_image: is not used: jobs run in bubblewrap here" in done.stderr
+
+
+def test_a_log_that_cannot_be_written_ends_the_run_and_is_told(here: Here) -> None:
+    with Path("/dev/full").open("wb") as full:
+        process = here.start("run", "--", "echo begun; sleep 60", stdout=full)
+        _, stderr = process.communicate(timeout=30)
+
+    assert process.returncode == 125
+    assert b"the log cannot be shown: No space left on device" in stderr
+
+
+def test_a_log_is_whole_where_others_made_the_output_non_blocking(here: Here) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    process = here.start("run", "--", "seq 100000", stdout=write, stdin=subprocess.DEVNULL)
+    os.close(write)
+    # Nobody reads until the pipe is full.
+    wait_until(lambda: select.select([read], [], [], 0)[0], 20)
+
+    with os.fdopen(read, "rb") as output:
+        log = output.read()
+    process.communicate(timeout=30)
+
+    assert process.returncode == 0
+    assert log == b"".join(b"%d\n" % number for number in range(1, 100_001))
+
+
+def test_artifacts_that_cannot_be_put_out_are_told(here: Here) -> None:
+    (here.folder / "out" / "a").mkdir(parents=True)
+
+    done = here.call("run", "--artifacts", "out", "--", "echo x > $CI_ARTIFACTS_DIR/a")
+
+    assert done.returncode == 125
+    assert b"the artifacts cannot be put into" in done.stderr
+    assert b"Is a directory" in done.stderr
+
+
+def test_a_run_removes_what_killed_runs_left_and_nothing_else(here: Here) -> None:
+    process = here.start("run", "--", "echo begun; sleep 60")
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+    process.kill()
+    process.communicate()
+    left = here.leftovers()
+    mine = [here.runs / "mine", here.runs / "run-0123456789abcdef.2"]
+    for path in (*left, *mine):
+        path.mkdir(exist_ok=True)
+        os.utime(path, (0, 0))
+
+    done = here.call("run", "--", "true")
+
+    assert len(left) == 2
+    assert done.returncode == 0
+    assert sorted(here.leftovers()) == sorted(mine)
+    for path in mine:
+        path.rmdir()
+
+
+def test_a_young_folder_is_let_be_as_its_run_may_be_starting(here: Here) -> None:
+    young = here.runs / "run-0123456789abcdef.1"
+    young.mkdir(parents=True)
+
+    here.call("run", "--", "true")
+
+    assert here.leftovers() == [young]
+    young.rmdir()
+
+
+def test_what_the_caller_ignores_stays_ignored(here: Here) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = here.start("run", "--", "echo begun; sleep 0.5; echo ended")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"begun\n"
+
+    process.send_signal(signal.SIGHUP)
+    stdout, _ = process.communicate(timeout=30)
+
+    assert process.returncode == 0
+    assert b"ended" in stdout
+
+
+def test_a_job_runs_in_a_container_where_one_is_asked_for(here: Here, container_host: ContainerHost) -> None:
+    here.environment |= container_host.environment
+    asked = ("--executor", "container", "--container-engine", "podman", "--pull", "never")
+
+    done = here.call(
+        "run", *asked, "--network", "none", "--runner-image", IMAGE, "--", "cat /etc/hostname; id"
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert b"in podman" in done.stderr

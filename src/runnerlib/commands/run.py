@@ -2,9 +2,8 @@
 
 import os
 import sys
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from runnerlib.run_settings import SETTINGS
 
 if TYPE_CHECKING:
     from runnerlib.configuration import LoadedConfig
-    from runnerlib.spec import RunSpec
+    from runnerlib.spec import RunResult, RunSpec
+    from runnerlib.validation import Finding
 
 _LONGEST_SPEC_BYTES = 16 * 1024**2
 
@@ -59,6 +59,8 @@ def run(flags: dict[str, str], command: tuple[str, ...], dry_run: bool, as_json:
     import shlex
 
     if command:
+        if "job_command" in flags:
+            raise click.UsageError("give the command after -- or by --job-command, not both")
         flags["job_command"] = command[0] if len(command) == 1 else shlex.join(command)
     _run_configured(load_or_exit(flags), dry_run=dry_run, as_json=as_json)
 
@@ -86,20 +88,27 @@ def run_spec(result: Path | None) -> None:
     Exit codes besides the job's own: 1 refused, 124 timeout, 125 trouble of this host, 130 interrupted.
     """
     from runnerlib.spec import decode_spec, encode_line
-    from runnerlib.standalone import EXIT_REFUSED, EXIT_TROUBLE, exit_code_of
+    from runnerlib.standalone import EXIT_REFUSED, EXIT_TROUBLE, LogUnshown, exit_code_of
     from runnerlib.standalone import run_spec as run_here
 
     try:
         spec = decode_spec(sys.stdin.buffer.readline(_LONGEST_SPEC_BYTES))
     except ValueError as error:
-        click.echo(f"runnerlib: the spec is refused: {error}", err=True)
+        _complain(f"the spec is refused: {error}")
         sys.exit(EXIT_REFUSED)
+    trouble = None
     try:
-        ended = run_here(spec, sys.stdout.fileno())
+        try:
+            ended = run_here(spec, sys.stdout.fileno())
+        except LogUnshown as error:
+            ended, trouble = error.result, str(error)
         if result is not None:
             result.write_bytes(encode_line(ended))
     except OSError as error:
-        click.echo(f"runnerlib: no result could be written: {error.strerror or error}", err=True)
+        _complain(f"no result could be written: {_explain(error)}")
+        sys.exit(EXIT_TROUBLE)
+    if trouble is not None:
+        _complain(trouble)
         sys.exit(EXIT_TROUBLE)
     sys.exit(exit_code_of(ended))
 
@@ -111,58 +120,124 @@ def load_or_exit(flags: dict[str, str], file: str | None = None) -> "LoadedConfi
     try:
         return read_run(flags, os.environ, file)
     except RunRefused as error:
-        for finding in error.findings:
-            click.echo(f"runnerlib: {finding}", err=True)
+        _tell(error.findings)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _run_configured(loaded: "LoadedConfig", *, dry_run: bool, as_json: bool) -> None:
-    from runnerlib.standalone import compose_spec
+    from runnerlib.standalone import EXIT_INTERRUPTED, interruptible
 
-    if dry_run:
-        _tell_dry_run(loaded)
-        return
-    if loaded.config.job_command is None:
-        click.echo("runnerlib: job_command: is missing: give a command after --, or --job-command", err=True)
-        sys.exit(1)
-    with tempfile.TemporaryDirectory(prefix="runnerlib-") as folder:
-        code = _run_in(loaded, compose_spec(loaded.config, Path(folder)), as_json=as_json)
+    try:
+        with interruptible():
+            code = _tell_dry_run(loaded) if dry_run else _check_and_run(loaded, as_json=as_json)
+    except KeyboardInterrupt:
+        click.echo("runnerlib: interrupted", err=True)
+        code = EXIT_INTERRUPTED
     sys.exit(code)
 
 
-def _run_in(loaded: "LoadedConfig", spec: "RunSpec", *, as_json: bool) -> int:
-    from runnerlib.spec import encode_line
-    from runnerlib.standalone import EXIT_TROUBLE, exit_code_of, put_artifacts
+def _check_and_run(loaded: "LoadedConfig", *, as_json: bool) -> int:
+    from runnerlib.local_runs import compose_spec, new_job_id, spool_folder
+    from runnerlib.standalone import EXIT_REFUSED, EXIT_TROUBLE
+    from runnerlib.validation import check_config, has_errors
+
+    findings = check_config(loaded)
+    is_refused = has_errors(findings)
+    if is_refused or not as_json:
+        _tell(findings)
+    if is_refused:
+        return EXIT_REFUSED
+    job_id = new_job_id()
+    try:
+        with spool_folder(loaded.config.work_dir, job_id) as spool:
+            spec = compose_spec(loaded.config, job_id, spool)
+            return _run_in(loaded, spec, findings if as_json else None)
+    except OSError as error:
+        _complain(f"this machine failed: {_explain(error)}")
+        return EXIT_TROUBLE
+
+
+def _run_in(loaded: "LoadedConfig", spec: "RunSpec", warnings: "list[Finding] | None") -> int:
+    """Run the spec, keep its artifacts, say how it ended: as JSON, with the warnings, if they are given."""
+    from runnerlib.local_runs import put_artifacts
+    from runnerlib.runtime import NOTHING, Runtime
+    from runnerlib.standalone import EXIT_TROUBLE, LogUnshown, exit_code_of
     from runnerlib.standalone import run_spec as run_here
+    from runnerlib.validation import check_runtime
 
     began = time.monotonic()
     folder = loaded.config.artifacts
+    kept, trouble = 0, None
     try:
         ended = run_here(spec, sys.stdout.fileno())
-        kept = 0 if folder is None else put_artifacts(Path(spec.spool_dir), folder)
-    except OSError as error:
-        click.echo(f"runnerlib: this machine failed: {error.strerror or error}", err=True)
-        return EXIT_TROUBLE
-    if as_json:
-        click.echo(encode_line(ended).decode(), err=True, nl=False)
-        return exit_code_of(ended)
-    why = "" if ended.reason == "ok" else f", {ended.reason}"
+    except LogUnshown as error:
+        ended, trouble = error.result, str(error)
     seconds = time.monotonic() - began
-    click.echo(f"runnerlib: {ended.status}{why} after {seconds:.1f} s in {ended.isolation}", err=True)
-    if ended.artifacts:
-        where = f"{kept} put into {folder}" if folder is not None else "dropped: --artifacts DIR keeps them"
-        click.echo(f"runnerlib: {ended.artifacts} artifacts, {where}", err=True)
+    if folder is not None and ended.artifacts:
+        try:
+            kept = put_artifacts(Path(spec.spool_dir), folder)
+        except OSError as error:
+            trouble = f"the artifacts cannot be put into {folder}: {_explain(error)}"
+    found = [] if ended.isolation == NOTHING else check_runtime(loaded.config, Runtime(ended.isolation, ""))
+    if warnings is None:
+        _tell(found)
+        _tell_end(ended, seconds, kept, folder)
+    else:
+        _tell_json(ended, seconds, folder if kept else None, [*warnings, *found])
+    if trouble is not None:
+        _complain(trouble)
+        return EXIT_TROUBLE
     return exit_code_of(ended)
 
 
-def _tell_dry_run(loaded: "LoadedConfig") -> None:
-    from runnerlib.dry_run import describe_run
-    from runnerlib.standalone import compose_spec
-    from runnerlib.validation import probe_runtime, validate
+def _tell_end(ended: "RunResult", seconds: float, kept: int, folder: Path | None) -> None:
+    why = "" if ended.reason == "ok" else f" ({ended.reason})"
+    where = "before the job began" if ended.isolation == "none" else f"in {ended.isolation}"
+    artifacts = ""
+    if kept:
+        artifacts = f"; {kept} artifacts are in {folder}"
+    elif ended.artifacts and folder is None:
+        artifacts = f"; {ended.artifacts} artifacts are dropped: --artifacts DIR keeps them"
+    click.echo(f"runnerlib: {ended.status}{why} after {seconds:.2f} s {where}{artifacts}", err=True)
 
-    runtime = probe_runtime(loaded.config)
-    findings = validate(loaded, runtime)
-    spec = compose_spec(loaded.config, Path("/nonexistent"))
-    for line in describe_run(loaded, spec, runtime, findings):
+
+def _tell_json(
+    ended: "RunResult", seconds: float, folder: Path | None, warnings: "Sequence[Finding]"
+) -> None:
+    import msgspec
+
+    told = msgspec.to_builtins(ended) | {
+        "seconds": round(seconds, 3),
+        "artifacts_folder": None if folder is None else str(folder),
+        "warnings": [finding.as_json() for finding in warnings],
+    }
+    click.echo(msgspec.json.encode(told).decode(), err=True)
+
+
+def _tell_dry_run(loaded: "LoadedConfig") -> int:
+    from runnerlib.dry_run import describe_run
+    from runnerlib.local_runs import compose_spec, new_job_id
+    from runnerlib.validation import look_ahead
+
+    outlook = look_ahead(loaded)
+    job_id = new_job_id()
+    spec = compose_spec(loaded.config, job_id, loaded.config.work_dir / f"{job_id}.spool")
+    for line in describe_run(loaded, spec, outlook):
         click.echo(line)
-    sys.exit(1 if any(finding.level == "error" for finding in findings) else 0)
+    return 0 if outlook.is_fit else 1
+
+
+def _tell(findings: "Sequence[Finding]") -> None:
+    for finding in findings:
+        _complain(str(finding))
+
+
+def _complain(text: str) -> None:
+    click.echo(f"runnerlib: {text}", err=True)
+
+
+def _explain(error: OSError) -> str:
+    what = error.strerror or str(error)
+    return what if error.filename is None else f"{os.fsdecode(error.filename)}: {what}"
