@@ -3,6 +3,7 @@
 import asyncio
 import os
 import pty
+import select
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -285,6 +286,7 @@ async def test_secrets_are_asked_for_without_showing_them(past: Past, keys: Keyb
     shown = await asyncio.to_thread(read_until, ours, b"Secret B")
     os.write(ours, b"bee-value\n")
     done = await ended(process)
+    shown += os.read(ours, 1024)
     os.close(ours)
 
     assert b"bee-value" not in shown
@@ -412,5 +414,6 @@ def read_until(terminal: int, text: bytes) -> bytes:
     """Read what a terminal shows until it holds ``text``."""
     shown = b""
     while text not in shown:
+        assert select.select([terminal], [], [], 20)[0], shown
         shown += os.read(terminal, 1024)
     return shown

@@ -3,10 +3,13 @@
 import os
 import re
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
-from whole_product import Product, processes_holding, wait_until
+from whole_product import PROGRAM, Product, processes_holding, wait_until
+
+from fakes.git_server import commit_files, git
 
 JOB_FILE = """\
 name: one and the same
@@ -160,3 +163,37 @@ def test_ctrl_c_in_a_reproduction_leaves_nothing_behind(running: Product) -> Non
     assert "nothing to compare: it was interrupted here" in talk
     wait_until(lambda: not processes_holding(f"sleep\0{mark}"), 5)
     assert list((running.data_dir / "local").iterdir()) == []
+
+
+def test_a_sent_working_tree_is_reproduced_from_where_it_still_is(running: Product, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    git(tree, "init", "--quiet")
+    commit_files(tree, {"file": "committed\n"})
+    (tree / "file").write_text("changed\n")
+    command = ("sh", "-c", "cat file; echo $CI_COMMIT_SHA; exit 3")
+    sent = in_folder(running, tree, "run", "--dirty", "--", *command)
+    job = str(running.json("jobs", "list")["jobs"][0]["job_id"])
+
+    same = in_folder(running, tree, "reproduce", job)
+    (tree / "file").write_text("changed again\n")
+    changed = in_folder(running, tree, "reproduce", job)
+    elsewhere = in_folder(running, tmp_path, "reproduce", job)
+
+    assert sent.returncode == 3, sent.stderr
+    assert (same.returncode, same.stdout) == (0, sent.stdout), same.stderr
+    assert changed.returncode == elsewhere.returncode == 69
+    assert "the working tree here is another one" in changed.stderr
+    assert "is in no working tree" in elsewhere.stderr
+
+
+def in_folder(product: Product, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        cwd=folder,
+        env=product.environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
