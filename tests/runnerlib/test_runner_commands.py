@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from attempt_runs import IS_ROOT, Attempts, processes_running, wait_until
 
 
@@ -54,26 +56,46 @@ def test_cleanup_removes_what_a_named_attempt_left_and_spares_the_others(
     assert living.process.poll() is None
 
 
-def test_cleanup_does_not_follow_a_link_in_place_of_a_workspace(tmp_path: Path) -> None:
-    canary = tmp_path / "canary"
-    canary.mkdir()
-    (canary / "sings").touch()
+@pytest.mark.parametrize("names", [(), ("stale.1", "private.2", "notes", "shared.3", "file.4")])
+def test_cleanup_leaves_what_no_runner_made(tmp_path: Path, names: tuple[str, ...]) -> None:
     work = tmp_path / "work"
-    work.mkdir()
-    (work / "stale.1").symlink_to(canary)
+    for name, mode in (("notes", 0o700), ("shared.3", 0o755), ("private.2", 0o700)):
+        (work / name).mkdir(parents=True)
+        (work / name / "sings").touch()
+        (work / name).chmod(mode)
+    (work / "stale.1").symlink_to(work / "notes")
+    (work / "file.4").touch(mode=0o700)
 
-    cleaned = runnerlib("cleanup", str(work))
+    cleaned = runnerlib("cleanup", str(work), *names)
 
-    assert cleaned["workspaces"] == ["stale.1"]
-    assert list(work.iterdir()) == []
-    assert (canary / "sings").exists()
+    assert cleaned["workspaces"] == ["private.2"]
+    assert {path.name for path in work.iterdir()} == {"notes", "shared.3", "stale.1", "file.4"}
+    assert (work / "notes" / "sings").exists()
+
+
+def test_cleanup_without_a_folder_takes_that_of_runs_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "reactorcide" / "runs" / "dead.1").mkdir(mode=0o700, parents=True)
+    (tmp_path / "told" / "dead.2").mkdir(mode=0o700, parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+
+    usual = runnerlib("cleanup")
+    monkeypatch.setenv("REACTORCIDE_WORK_DIR", str(tmp_path / "told"))
+    told = runnerlib("cleanup")
+
+    assert (usual["workspaces"], told["workspaces"]) == (["dead.1"], ["dead.2"])
+
+
+def test_cleanup_of_a_folder_that_is_not_there_is_done(tmp_path: Path) -> None:
+    assert runnerlib("cleanup", str(tmp_path / "none"))["workspaces"] == []
 
 
 def test_cleanup_spares_what_still_runs_unless_told_otherwise(attempts: Attempts, tmp_path: Path) -> None:
     work = tmp_path / "work"
     living = attempts.start("echo begun; sleep 60", job_id="living")
     living.wait_for(b"begun")
-    (work / "dead.1" / "job").mkdir(parents=True)
+    (work / "dead.1").mkdir(mode=0o700)
 
     gently = runnerlib("cleanup", str(work))
     wholly = runnerlib("cleanup", "--also-running", str(work))

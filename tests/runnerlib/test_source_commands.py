@@ -2,11 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from attempt_runs import wait_until
+from fakes.git_server import GitServer
 
 
 def call(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[bytes]:
@@ -291,3 +295,62 @@ def test_copy_takes_a_directory_and_refuses_one_that_is_full(tmp_path: Path) -> 
     assert (tmp_path / "to" / "a" / "b").read_text() == "c"
     assert second.returncode == 1
     assert b"is not empty" in second.stderr
+
+
+def test_sources_go_where_the_variable_says(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REACTORCIDE_CODE_DIR", str(tmp_path / "told"))
+
+    copied = call("copy", str(repository))
+
+    assert copied.returncode == 0, copied.stderr
+    assert (tmp_path / "told" / "kept").exists()
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_checkout_that_fails_leaves_nothing_and_can_be_tried_again(
+    repository: Path, tmp_path: Path, is_there: bool
+) -> None:
+    code = tmp_path / "code"
+    if is_there:
+        code.mkdir()
+    arguments = ("checkout", f"file://{repository}", "--allow-protocol", "file", "--code-dir", str(code))
+
+    failed = call(*arguments, "--ref", "no-such-branch")
+    left = list(tmp_path.glob("code/*")), code.exists()
+    again = call(*arguments)
+
+    assert failed.returncode == 1
+    assert left == ([], is_there)
+    assert again.returncode == 0, again.stderr
+
+
+def test_a_source_that_is_refused_leaves_alone_what_was_there(repository: Path, tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "mine").touch()
+
+    told = call("checkout", f"file://{repository}", "--allow-protocol", "file", "--code-dir", str(code))
+
+    assert told.returncode == 1
+    assert [path.name for path in code.iterdir()] == ["mine"]
+
+
+def test_an_interrupted_checkout_leaves_nothing(tmp_path: Path) -> None:
+    code = tmp_path / "code"
+    with GitServer(tmp_path / "server") as server:
+        server.manner = "hang"
+        options = ("--allow-host", server.address, "--allow-protocol", "http", "--code-dir", str(code))
+        running = subprocess.Popen(
+            [sys.executable, "-P", "-m", "runnerlib.cli", "checkout", server.url, *options],
+            stderr=subprocess.PIPE,
+        )
+        wait_until(lambda: len(server.requests) >= 3, 30)
+
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+
+    assert running.returncode == 130, said
+    assert b"Traceback" not in said
+    assert not code.exists()
