@@ -205,6 +205,49 @@ def test_what_the_schema_refuses_the_reader_refuses(told: dict[str, Any]) -> Non
     assert not is_valid or refused <= BEYOND
 
 
+SAMPLES: dict[str, Any] = {
+    "job_command": "x",
+    "job_env_vars": {},
+    "job_secrets": {},
+    "runner_image": "x",
+    "timeout_seconds": 1,
+    "silence_timeout_seconds": 1,
+    "queue_timeout_seconds": 1,
+    "queue_name": "x",
+    "job_env_file": "x",
+    "source_type": "none",
+    "git_url": "https://example.org/x",
+    "git_ref": "x",
+    "source_path": "x",
+}
+TWICE = [(key, field) for key, field in FIELDS.items() if key != field]
+
+
+@pytest.mark.parametrize(("key", "field"), TWICE)
+@pytest.mark.parametrize("is_short_null", [True, False])
+@pytest.mark.parametrize("is_field_null", [True, False])
+def test_schema_and_reader_refuse_what_is_said_twice_and_only_that(
+    key: str, field: str, is_short_null: bool, is_field_null: bool
+) -> None:
+    told: dict[str, Any] = {field: None if is_field_null else SAMPLES[field]}
+    inner = told.setdefault("source", {}) if key.startswith("source.") else told
+    inner[key.removeprefix("source.")] = None if is_short_null else SAMPLES[field]
+
+    is_valid = jsonschema_rs.validator_for(job_file_schema()).is_valid(told)
+
+    assert is_valid == (is_short_null or is_field_null)
+    assert is_valid == (not faulty_keys(json.dumps(told).encode()))
+
+
+def test_every_key_has_a_title_and_says_what_it_is_for() -> None:
+    schema = job_file_schema()
+    source = schema["properties"]["source"]["anyOf"][0]["properties"]
+
+    for name, told in (schema["properties"] | source).items():
+        assert told["title"], name
+        assert told["description"].endswith("."), name
+
+
 def faulty_keys(data: bytes) -> list[str]:
     try:
         parse_job_file(data)

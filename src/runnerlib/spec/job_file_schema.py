@@ -163,13 +163,15 @@ FIELDS: Mapping[str, str] = (
 """The API's field for every key of a file."""
 
 
+_TWINS = [(key, field) for key, field in FIELDS.items() if key != field]
+
+
 def job_file_schema() -> Schema:
     """Return the JSON Schema (2020-12) of job files."""
-    properties = {name: _FIELD_SCHEMAS[_SHORT_NAMES.get(name, name)] for name in _key_order()}
     source = {
         "type": "object",
         "additionalProperties": False,
-        "properties": {name: _or_null(_FIELD_SCHEMAS[field]) for name, field in _SOURCE_NAMES.items()},
+        "properties": {name: _key(name, _FIELD_SCHEMAS[field]) for name, field in _SOURCE_NAMES.items()},
         "description": "Where the files come from.",
         "examples": [{"type": "git", "url": "https://example.org/project.git", "ref": "main"}],
     }
@@ -179,10 +181,10 @@ def job_file_schema() -> Schema:
         "description": "A job, to be submitted to a coordinator or run on this machine.",
         "type": "object",
         "additionalProperties": False,
-        "properties": {"$schema": {"type": "string", "description": "For editors."}}
-        | {"source": _or_null(source)}
-        | {name: _or_null(schema) for name, schema in properties.items()},
-        "allOf": [{"not": {"required": [short, field]}} for short, field in _SHORT_NAMES.items()],
+        "properties": {"$schema": {"title": "Schema", "type": "string", "description": "For editors."}}
+        | {"source": _key("source", source)}
+        | {name: _key(name, _FIELD_SCHEMAS[_SHORT_NAMES.get(name, name)]) for name in _key_order()},
+        "allOf": [{"not": {"allOf": [_written(short), _written(field)]}} for short, field in _TWINS],
     }
 
 
@@ -219,10 +221,17 @@ def _key_order() -> list[str]:
     return [*_SHORT_NAMES, *plain, *sorted(shortened)]
 
 
-def _or_null(schema: Schema) -> Schema:
-    """A key without a value counts as not written."""
+def _key(name: str, schema: Schema) -> Schema:
+    """What stands under a key; without a value it counts as not written."""
     told = {key: schema[key] for key in ("description", "default", "examples") if key in schema}
-    return {"anyOf": [schema, {"type": "null"}]} | told
+    return {"title": name.replace("_", " ").capitalize(), "anyOf": [schema, {"type": "null"}]} | told
+
+
+def _written(key: str) -> Schema:
+    """Match a file in which a key, or with a dot one below it, has a value."""
+    name, _, inner = key.partition(".")
+    value = {"type": "object"} | _written(inner) if inner else {"not": {"type": "null"}}
+    return {"required": [name], "properties": {name: value}}
 
 
 def _faults_of_map(
