@@ -31,6 +31,7 @@ _END_SECONDS = 30.0
 """A runner that was told to end has so long beyond the grace time of its job."""
 _CLEAN_SECONDS = 60.0
 _SET_DEATH_SIGNAL = 1
+_STANDARD_ERROR = 2
 
 
 class RunnerDied(CommandFailed):
@@ -142,16 +143,21 @@ class _Orders:
     def take(self, runner: subprocess.Popen[bytes]) -> None:
         """Pass on to ``runner`` what came, and what will come."""
         self.runner = runner
-        if self.count:
-            self._send()
+        for order in range(1, self.count + 1):
+            self._send(order)
 
     def obey(self, number: int, frame: FrameType | None) -> None:
         """Take one signal: cancel, then kill, then kill the runner itself, and the sandbox with it."""
         del number, frame
         self.count += 1
-        if self.count == 1:
-            os.write(2, b"\ncancelling the job; once more kills it\n")
-        self._send()
+        # Another signal may come in the midst of this, and is then obeyed first.
+        order = self.count
+        self._send(order)
+        if order == 1:
+            # A terminal shows ^C on the line we are on.
+            start = b"\n" if os.isatty(_STANDARD_ERROR) else b""
+            with suppress(OSError):
+                os.write(_STANDARD_ERROR, start + b"cancelling the job; once more kills it\n")
 
     def wait(self) -> int:
         """Wait for the end of the runner, whose output is closed, and return its exit code."""
@@ -173,18 +179,18 @@ class _Orders:
                     pipe.close()
         if runner.poll() is None:
             self.count += 1
-            self._send()
+            self._send(self.count)
             self.wait()
 
-    def _send(self) -> None:
+    def _send(self, order: int) -> None:
         if self.runner is None or self.runner.returncode is not None:
             return
-        if self.count > 2:
+        if order > 2:
             self._kill()
         else:
             # First not SIGINT, of which an interpreter that is still being made would complain; and then
             # another one, as two of a kind that come at once are one.
-            self.runner.send_signal(signal.SIGTERM if self.count == 1 else signal.SIGINT)
+            self.runner.send_signal(signal.SIGTERM if order == 1 else signal.SIGINT)
 
     def _kill(self) -> None:
         assert self.runner is not None  # noqa: S101 - it was started
