@@ -12,8 +12,12 @@ from fixture_types import MakeUser
 from reactorcide.domain.accounts import Role, TokenKind
 from reactorcide.store.database import Database
 from robustness.remote_worker import WORKER, RemoteWorker, acts_on
+from runnerlib.spec.job_file_schema import SCHEMA_PATH
 
-OPEN = ("/", "/healthz", "/readyz", "/api/health", "/api/v1/health", "/openapi.json", "/docs", "/redoc")
+OPEN = (
+    *("/", "/healthz", "/readyz", "/api/health", "/api/v1/health"),
+    *("/openapi.json", "/docs", "/redoc", SCHEMA_PATH),
+)
 """Routes that ask for no token; every other one must refuse the wrong kind."""
 
 
