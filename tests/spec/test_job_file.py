@@ -1,5 +1,6 @@
 """Job files: what is read, what is refused with all its faults, and the schema that says the same."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -79,6 +80,29 @@ def test_every_field_of_a_submission_may_be_written_as_itself() -> None:
     assert {entry.name for entry in fields(JobFile)} == set(FIELDS.values())
 
 
+@pytest.mark.parametrize("text", ['{"command": "x"}', "command: x"])
+def test_a_mark_of_byte_order_is_no_part_of_a_file(text: str) -> None:
+    assert parse_job_file(b"\xef\xbb\xbf" + text.encode()) == JobFile(job_command="x")
+
+
+@given(
+    st.text()
+    | st.binary()
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters()),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(st.characters()), inner, max_size=4)
+        ),
+    ).map(json.dumps)
+)
+def test_whatever_comes_is_read_or_refused(told: str | bytes) -> None:
+    data = told if isinstance(told, bytes) else told.encode(errors="surrogatepass")
+
+    with contextlib.suppress(JobFileRefused):
+        json.dumps(parse_job_file(data).as_submission()).encode()
+
+
 def test_a_local_source_is_a_copy() -> None:
     job = parse_job_file(b"source: {type: local, path: ../x}")
 
@@ -125,6 +149,15 @@ def test_a_local_source_is_a_copy() -> None:
         ("name: [", "line 2, column 1"),
         ("name: 1e999", "a number is too large"),
         ('{"timeout": NaN}', "NaN is not a number of JSON"),
+        ('{"timeout": 1e999}', "a number is too large"),
+        ('{"timeout": ' + "9" * 5000 + "}", "a number is too large"),
+        ('{"command": "\\ud800"}', "command: a text holds NUL or half a surrogate pair"),
+        ('{"environment": {"A": "x\\u0000"}}', "environment.A: a text holds NUL"),
+        ('{"artifacts": ["\\udfff"]}', "artifacts.0: a text holds NUL or half"),
+        ('{"\\ud800": 1}', "a key: a text holds NUL or half a surrogate pair"),
+        ('name: "\\0"', "name: a text holds NUL"),
+        ('labels: {a: "x\\ny"}', "labels.a: the value of label 'a' must be at most 255 characters without"),
+        ("labels: {a: " + "x" * 256 + "}", "labels.a: must have 0 to 255 characters"),
         ("", "is empty"),
         ("x: " + "[" * 40 + "]" * 40, "nested deeper than 32"),
         ('{"x": ' + "[" * 40 + "]" * 40 + "}", "nested deeper than 32"),
@@ -135,6 +168,13 @@ def test_a_local_source_is_a_copy() -> None:
 )
 def test_a_faulty_file_is_refused_with_the_place_of_its_fault(text: str, fault: str) -> None:
     assert any(fault in told for told in faults_of(text)), faults_of(text)
+
+
+def test_a_key_is_told_short_and_inert() -> None:
+    told = faults_of(json.dumps({"\x1b]0;title\x07" + "x" * 10_000: 1}))[0]
+
+    assert told.isprintable()
+    assert len(told) < 300
 
 
 def test_all_faults_are_told_at_once() -> None:

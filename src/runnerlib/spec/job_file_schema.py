@@ -138,7 +138,7 @@ _FIELD_SCHEMAS: dict[str, Schema] = {
         "type": "object",
         "maxProperties": rules.MAX_LABELS,
         "propertyNames": {"pattern": f"^{rules.LABEL_KEY.pattern}$"},
-        "additionalProperties": {"type": ["string", "integer", "boolean"]},
+        "additionalProperties": {"type": ["string", "integer", "boolean"], "maxLength": 255},
         "description": "Labels to find the job by.",
         "examples": [{"team": "build"}],
     },
