@@ -57,10 +57,11 @@ def copy_source(
 def _open_below_root(path: str, roots: tuple[str, ...]) -> int:
     root = next(root for root in map(posixpath.normpath, roots) if is_inside(path, root))
     components = [*root.strip("/").split("/"), *path[len(root) :].strip("/").split("/")]
-    current = os.open("/", _DIRECTORY)
+    # A directory on the way need not be readable, as /home is not on many hosts.
+    current = os.open("/", _DIRECTORY | os.O_PATH)
     for component in filter(None, components):
         try:
-            inner = os.open(component, _DIRECTORY, dir_fd=current)
+            inner = os.open(component, _DIRECTORY | os.O_PATH, dir_fd=current)
         except FileNotFoundError:
             raise SourceFailed(f"{path} does not exist on this worker", is_users_fault=True) from None
         except OSError as error:
@@ -71,7 +72,12 @@ def _open_below_root(path: str, roots: tuple[str, ...]) -> int:
         finally:
             os.close(current)
         current = inner
-    return current
+    try:
+        return os.open(".", _DIRECTORY, dir_fd=current)
+    except OSError as error:
+        raise SourceDenied(f"{path} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(current)
 
 
 class _Copier:

@@ -97,6 +97,19 @@ def test_src_14_a_path_outside_the_roots_is_denied(
     assert list(target.iterdir()) == []
 
 
+def test_a_directory_on_the_way_need_not_be_readable(root: Path, target: Path) -> None:
+    (root / "home" / "me").mkdir(parents=True)
+    (root / "home" / "me" / "file").write_text("mine")
+    (root / "home").chmod(0o311)
+
+    try:
+        copy(root / "home" / "me", target, root / "home" / "me")
+    finally:
+        (root / "home").chmod(0o755)
+
+    assert (target / "file").read_text() == "mine"
+
+
 def test_src_14_without_roots_nothing_is_allowed(root: Path, target: Path) -> None:
     with pytest.raises(SourceDenied):
         copy(root, target)
