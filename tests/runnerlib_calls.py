@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,10 @@ class Here:
         self.runs = folder / "cache" / "reactorcide" / "runs"
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         self.environment = kept | {"XDG_CACHE_HOME": str(folder / "cache"), "HOME": str(folder)}
+
+    def use_engine(self, environment: Mapping[str, str]) -> None:
+        """Call with a container engine's variables; without root it also needs the home of its storage."""
+        self.environment |= {"HOME": os.environ["HOME"], **environment}
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
         pipe = subprocess.PIPE

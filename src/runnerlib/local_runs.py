@@ -16,7 +16,7 @@ from runnerlib.spec import JobSource, Resources, RunSpec
 from runnerlib.spec.artifacts import ARTIFACTS_FILE, ARTIFACTS_FOLDER, decode_artifacts
 
 _LONGEST_NAME = 60
-_OURS = re.compile(r"run-[0-9a-f]{16}\.(1|spool)")
+_OURS = re.compile(r"run-[0-9a-f]{16}(\.spool)?\.1")
 _YOUNG_SECONDS = 60.0
 """What is younger may be a run that has not taken hold of its folder yet."""
 
@@ -62,6 +62,11 @@ def compose_spec(config: RunConfig, job_id: str, spool_dir: Path) -> RunSpec:
     )
 
 
+def spool_path(work_dir: Path, job_id: str) -> Path:
+    """Return where the spool of a run is: named as attempts are, so that clean-up knows it too."""
+    return work_dir / f"{job_id}.spool.1"
+
+
 @contextmanager
 def spool_folder(work_dir: Path, job_id: str) -> Iterator[Path]:
     """Make the spool of a run beside its workspace, and remove it afterwards.
@@ -73,7 +78,7 @@ def spool_folder(work_dir: Path, job_id: str) -> Iterator[Path]:
     """
     work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     _remove_dead(work_dir)
-    spool = work_dir / f"{job_id}.spool"
+    spool = spool_path(work_dir, job_id)
     spool.mkdir(mode=0o700)
     lock = os.open(spool, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -92,7 +92,7 @@ def test_the_command_of_a_dry_run_makes_the_same_sandbox(here: Here) -> None:
 def test_a_dry_run_shows_the_container_and_whether_its_image_is_here(
     here: Here, container_host: ContainerHost
 ) -> None:
-    here.environment |= container_host.environment
+    here.use_engine(container_host.environment)
     asked = ("--executor", "container", "--container-engine", "podman", "--pull", "never")
 
     here_already = here.call("run", "--dry-run", *asked, "--runner-image", IMAGE, "--", "true")

@@ -253,7 +253,7 @@ def test_what_a_killed_run_left_is_removed_by_cleanup(here: Here) -> None:
     wait_until(lambda: json.loads(here.call("cleanup", str(here.runs)).stdout)["workspaces"], 20)
 
     attempt, spool = running["spared"]
-    assert spool == attempt.removesuffix(".1") + ".spool"
+    assert spool == attempt.removesuffix("1") + "spool.1"
     assert here.leftovers() == []
 
 
@@ -312,7 +312,7 @@ def test_a_run_removes_what_killed_runs_left_and_nothing_else(here: Here) -> Non
     left = here.leftovers()
     mine = [here.runs / "mine", here.runs / "run-0123456789abcdef.2"]
     for path in (*left, *mine):
-        path.mkdir(exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
         os.utime(path, (0, 0))
 
     done = here.call("run", "--", "true")
@@ -327,6 +327,7 @@ def test_a_run_removes_what_killed_runs_left_and_nothing_else(here: Here) -> Non
 def test_a_young_folder_is_let_be_as_its_run_may_be_starting(here: Here) -> None:
     young = here.runs / "run-0123456789abcdef.1"
     young.mkdir(parents=True)
+    young.chmod(0o700)
 
     here.call("run", "--", "true")
 
@@ -351,7 +352,7 @@ def test_what_the_caller_ignores_stays_ignored(here: Here) -> None:
 
 
 def test_a_job_runs_in_a_container_where_one_is_asked_for(here: Here, container_host: ContainerHost) -> None:
-    here.environment |= container_host.environment
+    here.use_engine(container_host.environment)
     asked = ("--executor", "container", "--container-engine", "podman", "--pull", "never")
 
     done = here.call(

@@ -218,12 +218,12 @@ def _tell_json(
 
 def _tell_dry_run(loaded: "LoadedConfig") -> int:
     from runnerlib.dry_run import describe_run
-    from runnerlib.local_runs import compose_spec, new_job_id
+    from runnerlib.local_runs import compose_spec, new_job_id, spool_path
     from runnerlib.validation import look_ahead
 
     outlook = look_ahead(loaded)
     job_id = new_job_id()
-    spec = compose_spec(loaded.config, job_id, loaded.config.work_dir / f"{job_id}.spool")
+    spec = compose_spec(loaded.config, job_id, spool_path(loaded.config.work_dir, job_id))
     for line in describe_run(loaded, spec, outlook):
         click.echo(line)
     return 0 if outlook.is_fit else 1
