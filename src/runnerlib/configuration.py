@@ -123,11 +123,20 @@ def default_work_dir(environ: Mapping[str, str]) -> Path:
     """Return where workspaces of runs are made: in the user's cache, if there is a home for it."""
     cache = environ.get("XDG_CACHE_HOME", "")
     if not cache.startswith("/"):
-        home = environ.get("HOME", "")
+        home = environ.get("HOME") or _home_of_account()
         if not home.startswith("/"):
-            return Path(tempfile.gettempdir()) / f"reactorcide-{os.geteuid()}" / "runs"
+            return Path(tempfile.gettempdir()) / f"reactorcide-runs-{os.geteuid()}"
         cache = posixpath.join(home, ".cache")
     return Path(cache) / "reactorcide" / "runs"
+
+
+def _home_of_account() -> str:
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_dir
+    except KeyError:
+        return ""
 
 
 def load_config(

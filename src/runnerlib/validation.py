@@ -233,6 +233,9 @@ def _folders(config: RunConfig) -> Iterator[Finding]:
         fault = None if path is None else _fault_of_folder(path)
         if fault is not None:
             yield Finding("error", field, fault)
+    if config.work_dir.is_dir() and config.work_dir.stat().st_uid != os.geteuid():
+        text = f"{config.work_dir} belongs to somebody else, who could change what runs there"
+        yield Finding("error", "work_dir", text, "--work-dir DIR of your own")
     if config.source_path is not None and config.work_dir.resolve().is_relative_to(config.source_path):
         text = f"{config.work_dir} lies in the source {config.source_path}, which would be copied into itself"
         yield Finding("error", "work_dir", text, "--work-dir DIR elsewhere")

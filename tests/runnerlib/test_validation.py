@@ -1,5 +1,6 @@
 """What is found wrong or odd about a run before it starts."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,14 @@ def test_a_command_does_not_start_behind_a_link(tmp_path: Path) -> None:
     found = config_findings({"source_path": str(tmp_path / "code"), "job_dir": "/job/src/link"}, tmp_path)
 
     assert [each.field for each in found] == ["job_dir"]
+
+
+@pytest.mark.skipif(not IS_ROOT, reason="only root can give a folder to somebody else")
+def test_workspaces_are_not_made_in_a_folder_of_somebody_else(tmp_path: Path) -> None:
+    (tmp_path / "work").mkdir()
+    os.chown(tmp_path / "work", 12345, 12345)
+
+    assert [each.field for each in config_findings({}, tmp_path)] == ["work_dir"]
 
 
 @pytest.mark.skipif(IS_ROOT, reason="root may write everywhere")
