@@ -4,6 +4,7 @@ from mutations_trial import Mutation
 
 _CRASHES = "worker/test_worker_crashes.py"
 _ENDS = "runnerlib/test_job_ends.py"
+_HOSTILE = "runnerlib/test_hostile_repositories.py"
 _GIT = "runnerlib/test_git_source.py"
 _DURABLE = "robustness/test_durable_writes.py"
 
@@ -190,6 +191,25 @@ WORKERS = (
         '"http.followRedirects": "false"',
         '"http.followRedirects": "true"',
         (f"{_GIT}::test_src_09_a_redirect_is_not_followed",),
+    ),
+    Mutation(
+        "git_checks_out_unseen",
+        "a small pack stands for more files than any host has memory for",
+        "runnerlib/git.py",
+        "        git.survey(sha)\n",
+        "",
+        (f"{_HOSTILE}::test_src_13_a_commit_that_is_too_large_is_refused_before_a_file_of_it_is_written",),
+    ),
+    Mutation(
+        "registration_answers_first",
+        "a secret is shown that was registered just before",
+        "runnerlib/registration.py",
+        "        self._masker.add(new)\n",
+        "        threading.Timer(0.005, self._masker.add, [new]).start()\n",
+        (
+            "runnerlib/test_registration_jobs.py"
+            "::test_log_11_what_is_registered_and_printed_at_once_is_shown_nowhere",
+        ),
     ),
     Mutation(
         "masking_holds_nothing_back",
