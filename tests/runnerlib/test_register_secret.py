@@ -65,7 +65,7 @@ def test_what_is_not_registered_is_told(attempts: Attempts, command: str, code: 
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("", "is not set: this is not inside a job"), ("/nonexistent", "the runner cannot be reached: No such")],
+    [("", "is not set: this is not inside a job"), ("none/s", "the runner cannot be reached: No such")],
 )
 def test_outside_of_a_job_it_says_so(path: str, words: str, tmp_path: Path) -> None:
     done = subprocess.run(
