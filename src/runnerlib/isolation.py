@@ -56,7 +56,7 @@ def report(found: Isolation) -> Iterator[str]:
         state = (
             "enforced" if measure.is_enforced else "NOT ENFORCED" if measure.by == "nothing" else "watched"
         )
-        yield f"  {measure.name:16}  {state:12}  {measure.by}"
+        yield f"  {measure.name:17}  {state:12}  {measure.by}"
     if found.unmet:
         yield f"  no job is run: required and not enforced: {', '.join(found.unmet)}"
 

@@ -135,7 +135,23 @@ def test_what_the_kernel_ignores_of_an_argument_gets_nothing_past_the_filter(pro
 def test_nothing_is_typed_into_terminals_of_others(processor: Processor) -> None:
     assert answer(processor, processor.ioctl, 0, 0x5412) == EPERM  # TIOCSTI
     assert answer(processor, processor.ioctl, 0, 0x541C) == EPERM  # TIOCLINUX
+    assert answer(processor, processor.ioctl, 0, 0x5423) == EPERM  # TIOCSETD
     assert answer(processor, processor.ioctl, 0, 0x5401) == ALLOWED  # TCGETS
+
+
+@both
+@pytest.mark.parametrize("personality", [0, 0x8, 0x20000, 0x40000, 0x60008, 0xFFFFFFFF])
+def test_a_program_may_ask_how_it_is_run_and_have_its_addresses_stay(
+    processor: Processor, personality: int
+) -> None:
+    assert answer(processor, processor.personality, personality) == ALLOWED
+
+
+@both
+@pytest.mark.parametrize("bit", [bit for bit in range(32) if bit not in (3, 17, 18)])
+def test_no_personality_undoes_what_protects_a_program(processor: Processor, bit: int) -> None:
+    assert answer(processor, processor.personality, 1 << bit) == EPERM
+    assert answer(processor, processor.personality, 0x40000 | 1 << bit) == EPERM
 
 
 @both
@@ -158,6 +174,8 @@ def test_run_16_a_job_is_refused_what_the_filter_refuses(attempts: Attempts) -> 
         [processor.unshare, 1 << 28],
         [processor.ioctl, 0, 0x5412, "x"],
         [processor.ioctl, 0, 0x541C, "x"],
+        [processor.ioctl, 0, 0x5423, "x"],
+        [processor.personality, 0x400000],
         *[_make_file(number, place, 0o020644) for number, place in processor.device_makers.items()],
         [processor.clone3, 0, 0],
         [processor.socket, 38, 5, 0],
@@ -189,6 +207,7 @@ def test_pipes_files_and_the_internet_stay_with_a_job(attempts: Attempts) -> Non
         [
             *[_make_file(number, place, 0o010644) for number, place in processor.device_makers.items()],
             [processor.unshare, 0x600],
+            [processor.personality, 0x40000],
             *([processor.socket, family, 2, 0] for family in (1, 2, 10)),
             [processor.socket, 16, 3, 0],
         ],

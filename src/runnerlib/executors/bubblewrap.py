@@ -42,6 +42,8 @@ _PASSWD = (
 _GROUP = f"root:x:0:\njob:x:{JOB_UID}:\nnogroup:x:65534:\n"
 _KEYS = "/proc/keys"
 """Whose user is the worker's would read there what keys the worker holds, though not the keys."""
+TEMPORARY_FOLDERS = ("/tmp", "/dev/shm")  # noqa: S108
+"""Where a sandbox has files in memory that it can write."""
 _SHARED_MEMORY_BYTES = 64 * 1024**2
 
 

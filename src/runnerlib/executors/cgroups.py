@@ -126,8 +126,12 @@ class JobGroup:
                     self._limit_memory(self._memory, memory_bytes)
             if controllers.pids is not None and pids is not None:
                 (self._make(controllers.pids, name) / "pids.max").write_text(str(pids))
-            if controllers.cpu is not None and cpu is not None:
-                self._limit_cpu(self._make(controllers.cpu, name), cpu)
+            if controllers.cpu is not None:
+                # Whatever it asks for: the processors are shared among groups first. A job with a
+                # thousand processes gets no more of them than its neighbour with one.
+                group = self._make(controllers.cpu, name)
+                if cpu is not None:
+                    self._limit_cpu(group, cpu)
         except OSError:
             self.remove()
             raise

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from runnerlib.executors.launch import keep_memory_private
 from runnerlib.executors.port import Executor, SandboxUnavailable
 from runnerlib.spec import HostPolicy, unmet
 
@@ -34,6 +35,7 @@ def find_executor(policy: HostPolicy, name: str) -> Executor:
         from runnerlib.executors.unsandboxed import UnsandboxedExecutor
 
         return UnsandboxedExecutor()
+    keep_memory_private()
     if policy.executor == "container":
         return _container_executor(policy, name)
     if policy.executor == "process":

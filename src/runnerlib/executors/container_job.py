@@ -20,7 +20,7 @@ from runnerlib.executors.container_entry import OUT_OF_MEMORY, READY, TERM
 from runnerlib.executors.engine import Engine, call_engine, last_words
 from runnerlib.executors.launch import output_pipes
 from runnerlib.executors.port import JobEnd, Limits, SandboxUnavailable
-from runnerlib.executors.processes import ProcessWatch, descendants_of, memory_of, wait_readable
+from runnerlib.executors.processes import ProcessWatch, descendants_of, use_more_than, wait_readable
 
 START_SECONDS = 60.0
 END_SECONDS = 5.0
@@ -222,7 +222,7 @@ class ContainerJob:
             return False
         if self._init_pid is None:
             self._init_pid = self._ask().pid
-        return self._init_pid > 0 and sum(map(memory_of, descendants_of(self._init_pid))) > limit
+        return self._init_pid > 0 and use_more_than(limit, descendants_of(self._init_pid))
 
     def close(self) -> JobEnd:
         """Remove the container and say how the job ended."""

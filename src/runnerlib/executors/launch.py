@@ -16,6 +16,7 @@ from runnerlib.executors.processes import wait_readable
 _SCRIPT = 'echo ready >&0; read -r REACTORCIDE_GO; exec /bin/sh -c -- "$0" </dev/null'
 _PIPE_BYTES = 1024 * 1024
 _F_SETPIPE_SZ = 1031
+_PR_SET_DUMPABLE = 4
 
 
 def shell_argv(command: JobCommand) -> list[str]:
@@ -81,6 +82,16 @@ def widen_pipe(descriptor: int) -> None:
 
     with suppress(OSError):
         fcntl.fcntl(descriptor, _F_SETPIPE_SZ, _PIPE_BYTES)
+
+
+def keep_memory_private() -> None:
+    """Close this process's memory to other programs of its user, and to core files.
+
+    It holds the secrets of the job. What it starts is not concerned.
+    """
+    import ctypes
+
+    ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def apply_limits(pid: int, limits: Limits, *, owner: tuple[int, int] | None, counts_own: bool) -> None:

@@ -38,6 +38,7 @@ def sandbox_measures(
         Measure("loopback", _NOTHING, False, loopback),
         _when(has_scopes, "abstract sockets", "landlock", scopes),
         _when(has_filter, "system calls", "seccomp filter", calls),
+        _secrets(has_own_user),
     )
 
 
@@ -68,6 +69,7 @@ def container_measures(
         _when(own_network, "loopback", "network namespace", shared),
         _when(own_network, "abstract sockets", "network namespace", shared),
         Measure("system calls", f"the filter that {engine.name} is configured with", True),
+        _secrets(has_own_user),
     )
 
 
@@ -79,6 +81,12 @@ def no_measures() -> tuple[Measure, ...]:
 
 def _user(is_another: bool, by: str) -> Measure:
     return _when(is_another, "user", by, _ROOT)
+
+
+def _secrets(has_own_user: bool) -> Measure:
+    """What runners know is closed to all but root; what a job was told, to all but its own user."""
+    by = "a user of its own, no core files, a runner that cannot be traced"
+    return _when(has_own_user, "secrets in memory", by, _ROOT)
 
 
 def _when(is_enforced: bool, name: str, by: str, remedy: str) -> Measure:

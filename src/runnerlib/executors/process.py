@@ -18,6 +18,7 @@ import msgspec
 
 from runnerlib.executors.anteroom import Anteroom
 from runnerlib.executors.bubblewrap import (
+    TEMPORARY_FOLDERS,
     Bubblewrap,
     SandboxPlan,
     Shelf,
@@ -36,7 +37,8 @@ from runnerlib.executors.processes import (
     children_of,
     descendants_of,
     kill_group_quietly,
-    memory_of,
+    temporary_files_of,
+    use_more_than,
     wait_readable,
 )
 from runnerlib.executors.seccomp import find_filter
@@ -297,9 +299,10 @@ class SandboxedJob:
     def is_over_memory(self) -> bool:
         """Add up what the job's processes use, if no control group does."""
         limit = self._limits.memory_bytes
-        if limit is None or (self._group is not None and self._group.limits_memory):
+        if limit is None or self._init is None or (self._group is not None and self._group.limits_memory):
             return False
-        return self._init is not None and sum(map(memory_of, descendants_of(self._init.pid))) > limit
+        files = temporary_files_of(self._init.pid, TEMPORARY_FOLDERS)
+        return use_more_than(limit, descendants_of(self._init.pid), besides_bytes=files)
 
     def close(self) -> JobEnd:
         """Destroy the sandbox and say how the job ended."""

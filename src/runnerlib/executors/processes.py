@@ -6,11 +6,13 @@ import os
 import select
 import signal
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+_INODE_BYTES = 1024
+"""Of kernel memory, roughly, for a file in memory and its name."""
 _PIDFD_GET_INFO = 0xC040FF0B
 """``_IOWR(0xFF, 11, struct pidfd_info)`` with the 64 bytes of its first version, Linux 6.13."""
 _PIDFD_INFO_EXIT = 1 << 3
@@ -39,14 +41,54 @@ def descendants_of(pid: int) -> Iterator[int]:
             waiting += children_of(child)
 
 
-def memory_of(pid: int) -> int:
-    """Return the bytes of memory of one process that no file backs; 0 if it is gone."""
+def use_more_than(limit_bytes: int, pids: Iterable[int], *, besides_bytes: int = 0) -> bool:
+    """Tell whether processes use more memory together than the limit; what they share counts once.
+
+    Files that are mapped do not count, as the kernel can take back what it keeps of them.
+
+    Args:
+        besides_bytes: what they use in other ways, such as files in memory.
+    """
+    found = list(pids)
+    limit_bytes -= besides_bytes
+    # Who shares what is told by page tables: only read where all there is could be too much.
+    could_be = sum(resident for resident, _ in map(_memory_of, found)) > limit_bytes
+    return could_be and sum(map(_share_of, found)) > limit_bytes
+
+
+def _memory_of(pid: int) -> tuple[int, int]:
+    """Return the bytes of memory of a process, and those that are its own; none if it is gone."""
     try:
         with Path(f"/proc/{pid}/statm").open("rb") as file:
             _, resident, shared, *_ = file.read().split()
     except (OSError, ValueError):
-        return 0
-    return (int(resident) - int(shared)) * _PAGE_BYTES
+        return 0, 0
+    return int(resident) * _PAGE_BYTES, (int(resident) - int(shared)) * _PAGE_BYTES
+
+
+def _share_of(pid: int) -> int:
+    """Return the bytes of a process that no file backs, as its part of those that it shares."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        # Gone, or a program that may not be looked into.
+        return _memory_of(pid)[1]
+    counted = (line.split() for line in lines if line.startswith(("Pss_Anon:", "Pss_Shmem:")))
+    return sum(int(fields[1]) for fields in counted) * 1024
+
+
+def temporary_files_of(pid: int, folders: Iterable[str]) -> int:
+    """Return about how much memory the files take in those file systems in memory that a process sees.
+
+    Empty files take some too, which no size of a file system counts.
+    """
+    found = 0
+    for folder in folders:
+        with suppress(OSError):
+            status = os.statvfs(f"/proc/{pid}/root{folder}")
+            found += (status.f_blocks - status.f_bfree) * status.f_frsize
+            found += (status.f_files - status.f_ffree) * _INODE_BYTES
+    return found
 
 
 def kill_quietly(pid: int, number: signal.Signals) -> None:

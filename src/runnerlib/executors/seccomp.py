@@ -28,8 +28,13 @@ _FOREIGN_NUMBERS = 0x40000000
 _NEW_NAMESPACES = 0x7E020000
 """Every CLONE_NEW flag but that for time, which is 0x80: part of the end signal in clone."""
 _NEW_TIME = 0x80
-_TERMINAL_ORDERS = (0x5412, 0x541C)
-"""TIOCSTI and TIOCLINUX: type, or paste, what somebody else's shell will read."""
+_TERMINAL_ORDERS = (0x5412, 0x541C, 0x5423)
+"""TIOCSTI and TIOCLINUX: type, or paste, what somebody else's shell will read. TIOCSETD: have the kernel
+load a line discipline, of which old and little read ones can be had."""
+_PERSONALITIES = 0x20000 | 0x40000 | 0x8
+"""UNAME26, ADDR_NO_RANDOMIZE, as sanitizers and debuggers want it, and the names of 32 bits; each weakens
+nobody but who asks. Others undo what protects a program from its input."""
+_ASK_PERSONALITY = 0xFFFFFFFF
 _UNIX, _INET, _INET6, _NETLINK = 1, 2, 10, 16
 _NETLINK_ROUTE = 0
 _FILE_KIND, _CHARACTER_DEVICE, _BLOCK_DEVICE = 0xF000, 0x2000, 0x6000
@@ -56,6 +61,7 @@ class Processor:
     ioctl: int
     socket: int
     socketpair: int
+    personality: int
     device_makers: Mapping[int, int]
     """Calls that make devices among other things, and which of their arguments says what."""
     clone3: int = 435
@@ -81,6 +87,7 @@ X86_64 = Processor(
     ioctl=16,
     socket=41,
     socketpair=53,
+    personality=135,
     device_makers={133: 1, 259: 2},
     has_foreign_numbers=True,
 )
@@ -104,6 +111,7 @@ AARCH64 = Processor(
     ioctl=29,
     socket=198,
     socketpair=199,
+    personality=92,
     device_makers={33: 2},
 )
 
@@ -141,6 +149,7 @@ def compose_filter(processor: Processor) -> bytes:
     for number, mode in processor.device_makers.items():
         kinds = _refuse_values((_CHARACTER_DEVICE, _BLOCK_DEVICE))
         program += _when(number, [*_argument(mode), _step(_AND, _FILE_KIND), *kinds])
+    program += _when(processor.personality, _refuse_personalities())
     program += _when(processor.unshare, _refuse_bits(_NEW_NAMESPACES | _NEW_TIME))
     # Its flags are in memory, where no filter can look. The C library then takes the older call.
     program += _when(processor.clone3, [_refuse(ENOSYS)])
@@ -157,6 +166,16 @@ def _refuse_families() -> list[bytes]:
         *_allow_values((_UNIX, _INET, _INET6)),
         *_when(_NETLINK, route_only),
         _refuse(EAFNOSUPPORT),
+    ]
+
+
+def _refuse_personalities() -> list[bytes]:
+    return [
+        *_argument(0),
+        *_allow_values((_ASK_PERSONALITY,)),
+        _step(_HAS_BITS, ~_PERSONALITIES & 0xFFFFFFFF, skips_else=1),
+        _refuse(EPERM),
+        _step(_RETURN, _ALLOW),
     ]
 
 

@@ -22,7 +22,7 @@ from runnerlib.executors.processes import (
     descendants_of,
     kill_group_quietly,
     kill_quietly,
-    memory_of,
+    use_more_than,
     wait_readable,
 )
 from runnerlib.spec import Measure
@@ -135,7 +135,7 @@ class PlainJob:
     def is_over_memory(self) -> bool:
         """Add up what the job's processes use: nothing else limits it."""
         limit = self._limits.memory_bytes
-        return limit is not None and sum(map(memory_of, self._descendants())) > limit
+        return limit is not None and use_more_than(limit, self._descendants())
 
     def close(self) -> JobEnd:
         """Kill what is left until nothing is, and say how the main process ended."""

@@ -7,12 +7,13 @@ MEASURES = {
     "files": "nothing of the host's files but what is listed",
     "processes": "how many there may be",
     "memory": "how much may be used",
-    "cpu": "how much processor time a job gets that asks for a part",
+    "cpu": "each job its fair share of the processors, and no more than it asks for",
     "disk": "how large the workspace may grow",
     "network": "none for jobs that ask for none",
     "loopback": "the host's own services, out of reach of jobs that have a network",
     "abstract sockets": "the host's Unix sockets without a file, out of reach",
     "system calls": "those that have been ways out, refused",
+    "secrets in memory": "out of reach of programs that other users or the worker's run, and of core files",
 }
 """Each with what it is about."""
 
