@@ -125,11 +125,24 @@ def test_abstract_sockets_of_the_host_are_out_of_reach_of_a_job_that_shares_its_
 def test_run_01_proc_tells_a_job_of_no_key_and_lets_it_change_nothing(attempts: Attempts) -> None:
     done = attempts.run(
         "cat /proc/keys 2>/dev/null && echo read keys; for path in sys/kernel/core_pattern"
-        " sys/kernel/hostname sys/vm/drop_caches sysrq-trigger mtrr irq/0/smp_affinity; do"
+        " sys/kernel/hostname sys/vm/drop_caches sys/kernel/shmmax sysrq-trigger mtrr irq/0/smp_affinity; do"
         " (echo 1 > /proc/$path) 2>/dev/null && echo changed $path; done; echo end"
     )
 
     assert done.output == "end\n"
+
+
+def test_run_01_a_job_can_write_nothing_but_what_is_its_own(attempts: Attempts) -> None:
+    done = attempts.run(
+        "find / -path '/proc/[0-9]*' -prune -o -path /job -prune -o ! -type l -writable -print 2>/dev/null;"
+        " ls -d /sys /dev/mqueue /dev/kmsg /dev/mem /dev/fuse /dev/net /dev/kvm /dev/vsock 2>/dev/null"
+    )
+
+    own = {"/tmp", "/dev/shm", "/dev/pts", "/dev/pts/ptmx", "/run/reactorcide/secrets.sock"}
+    keeps_nothing = {f"/dev/{name}" for name in ("full", "null", "random", "tty", "urandom", "zero")}
+    # Not the list of keys, but /dev/null over it; and where one may ask to be woken when the host is busy.
+    harmless = {"/proc/keys", *(f"/proc/pressure/{name}" for name in ("cpu", "io", "irq", "memory"))}
+    assert set(done.output.split()) - harmless == own | keeps_nothing
 
 
 def test_run_16_a_job_has_no_device_that_anybody_may_not_use(attempts: Attempts) -> None:

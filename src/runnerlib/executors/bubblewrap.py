@@ -169,6 +169,8 @@ def compose_options(
         if Path(folder).is_dir():
             options += ["--ro-bind", folder, folder]
     options += ["--proc", "/proc", "--dev", "/dev"]
+    # Some there belong to who made the namespaces, which is who the job is seen from the host.
+    options += ["--ro-bind", "/proc/sys", "/proc/sys"]
     if Path(_KEYS).exists():
         options += ["--ro-bind", "/dev/null", _KEYS]
     options += ["--perms", "1777", "--size", str(_SHARED_MEMORY_BYTES), "--tmpfs", "/dev/shm"]  # noqa: S108

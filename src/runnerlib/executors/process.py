@@ -331,7 +331,8 @@ class SandboxedJob:
 
     def _meet(self, doorway: Doorway) -> None:
         is_ready = doorway.wait_ready(START_SECONDS)
-        if not is_ready and self.wait(0):
+        # bubblewrap lets go of the doorway a moment before it has ended.
+        if not is_ready and self.wait(1):
             self._read_status()
             if self._told.exit_code is None:
                 raise SandboxUnavailable(f"bubblewrap: {self._last_words()}")
