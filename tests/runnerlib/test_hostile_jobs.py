@@ -9,7 +9,7 @@ import pytest
 
 from attempt_runs import IS_ROOT, Attempt, Attempts, processes_running, wait_until
 from runnerlib.executors.cgroups import find_controllers
-from runnerlib.spec import HostPolicy, Resources
+from runnerlib.spec import HostPolicy, Resources, Stop
 
 PYTHON = "/usr/bin/python3"
 needs_python = pytest.mark.skipif(
@@ -99,17 +99,50 @@ def test_run_06_empty_files_in_memory_count_against_a_control_group(attempts: At
     assert (done.result.reason, done.result.exit_code) == ("oom_killed", 137)
 
 
+SPIN = "while :; do :; done"
+
+
+def spinning(mark: str, count: int) -> str:
+    """A command that keeps processors busy from sessions of their own, which it says when it does."""
+    return f"for i in {'x ' * count}; do setsid sh -c '{SPIN}' {mark} & done; echo begun; wait"
+
+
+def processor_seconds(mark: str) -> float:
+    ticks = 0
+    for pid in processes_running(f"\0{mark}\0"):
+        try:
+            after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += int(after_name[11]) + int(after_name[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 @pytest.mark.skipif(find_controllers().cpu is None, reason="no control group of ours shares the processors")
-def test_run_04_a_job_shares_the_processors_as_one_however_many_processes_it_has(attempts: Attempts) -> None:
-    mark = f"63{os.getpid()}"
-    job = attempts.start(f"setsid sleep {mark}", host=HostPolicy(executor="process"))
-    wait_until(lambda: processes_running(f"sleep\0{mark}"), 20, job.complaints)
-    (pid,) = processes_running(f"sleep\0{mark}")
+def test_run_04_a_job_gets_its_share_of_the_processors_beside_one_with_many_processes(
+    attempts: Attempts,
+) -> None:
+    many, one = f"63{os.getpid()}", f"64{os.getpid()}"
+    host = HostPolicy(executor="process", cancel_grace_seconds=0)
+    for mark, count in ((many, 16), (one, 1)):
+        attempts.start(spinning(mark, count), host=host, timeout_seconds=40).wait_for(b"begun")
+    many_before, one_before = processor_seconds(many), processor_seconds(one)
 
-    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    wait_until(lambda: processor_seconds(one) > one_before + 0.5, 30)
 
-    groups = {name: path for _, names, path in (x.split(":", 2) for x in lines) for name in names.split(",")}
-    assert groups.get("cpu", groups.get("")).endswith(f"reactorcide.{job.name}")  # type: ignore[union-attr]
+    taken_by_many = processor_seconds(many) - many_before
+    assert taken_by_many < 4 * (processor_seconds(one) - one_before)
+
+
+def test_run_04_a_job_that_keeps_all_processors_busy_can_be_stopped_at_once(attempts: Attempts) -> None:
+    mark = f"65{os.getpid()}"
+    job = attempts.start(spinning(mark, 30), host=HostPolicy(executor="process"), timeout_seconds=40)
+    job.wait_for(b"begun")
+
+    job.send(Stop("kill"))
+
+    assert job.wait(10).status == "cancelled"
+    assert processes_running(f"\0{mark}\0") == []
 
 
 def test_a_runner_leaves_no_core_file_for_it_knows_secrets(attempts: Attempts, tmp_path: Path) -> None:
