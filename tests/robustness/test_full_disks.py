@@ -80,7 +80,7 @@ def test_wrk_12_a_worker_whose_disk_is_full_says_so_takes_no_job_and_goes_on_whe
 
     fill(disk)
 
-    wait_until(lambda: product.job(running)["completed_at"] is not None, 60)
+    wait_until(lambda: "completed_at" in product.job(running), 60)
     ended = product.job(running)
     assert (ended["status"], ended["fault"]) == ("failed", "infra"), ended
     assert ended["reason"] in ("worker_disk", "log_lost"), ended
