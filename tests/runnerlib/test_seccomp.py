@@ -259,6 +259,21 @@ def test_a_call_of_a_foreign_architecture_kills_the_program(attempts: Attempts) 
             '.on("exit", () => fs.readFile("/etc/passwd", e => { if (e) throw e; }))\'',
         ),
         ("java", "java -XshowSettings:system -version"),
+        (
+            "javac",
+            "echo 'class A { public static void main(String[] a) throws Exception {"
+            " var t = new Thread(() -> {}); t.start(); t.join();"
+            ' new ProcessBuilder("true").start().waitFor();'
+            " java.security.SecureRandom.getInstanceStrong(); } }' > A.java && javac A.java && java -cp . A",
+        ),
+        (
+            "gcc",
+            "echo '#include <pthread.h>\\nint n; void *f(void *a) { n++; return 0; } int main(void) {"
+            " pthread_t t; return pthread_create(&t, 0, f, 0) || pthread_join(t, 0) || n != 1; }' > x.c"
+            " && ASAN_OPTIONS="
+            "detect_leaks=0 && export ASAN_OPTIONS && for kind in address thread undefined; do"
+            " gcc -fsanitize=$kind -pthread -o x x.c && ./x || exit; done",
+        ),
         ("perl", "perl -e 'fork // die; wait; system(\"true\") == 0 or die'"),
         ("tar", "mkdir d && echo x > d/x && tar -czf d.tar.gz d && rm -r d && tar -xzf d.tar.gz && cat d/x"),
     ],

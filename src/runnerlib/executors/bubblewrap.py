@@ -34,7 +34,9 @@ _ETC_FILES = (
     "services",
     "timezone",
 )
-_ETC_FOLDERS = ("alternatives", "crypto-policies", "pki", "ssl")
+_ETC_FOLDERS = ("alternatives", "ca-certificates", "crypto-policies", "fonts", "java*", "pki", "ssl")
+"""What programs and libraries below ``/usr`` fail without, wherever distributions keep certificates and
+what belongs to Java. Not what is known to hold passwords, such as the settings of package tools."""
 _PASSWD = (
     f"root:x:0:0:root:/nonexistent:/usr/sbin/nologin\njob:x:{JOB_UID}:{JOB_UID}:job:/job/home:/bin/sh\n"
     "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
@@ -165,7 +167,7 @@ def compose_options(
     options += [*_system_mounts(), "--perms", "0755", "--dir", "/etc"]
     for file in files:
         options += ["--perms", "0444", "--file", str(file.descriptor), file.target]
-    for folder in (f"/etc/{name}" for name in _ETC_FOLDERS):
+    for folder in (str(path) for name in _ETC_FOLDERS for path in Path("/etc").glob(name)):
         if Path(folder).is_dir():
             options += ["--ro-bind", folder, folder]
     options += ["--proc", "/proc", "--dev", "/dev"]
