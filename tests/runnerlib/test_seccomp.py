@@ -270,9 +270,9 @@ def test_a_call_of_a_foreign_architecture_kills_the_program(attempts: Attempts) 
             "gcc",
             "echo '#include <pthread.h>\\nint n; void *f(void *a) { n++; return 0; } int main(void) {"
             " pthread_t t; return pthread_create(&t, 0, f, 0) || pthread_join(t, 0) || n != 1; }' > x.c"
-            " && ASAN_OPTIONS="
-            "detect_leaks=0 && export ASAN_OPTIONS && for kind in address thread undefined; do"
-            " gcc -fsanitize=$kind -pthread -o x x.c && ./x || exit; done",
+            " && export ASAN_OPTIONS=detect_leaks=0 && for kind in address thread undefined; do"
+            # Not every host has the libraries of each.
+            " gcc -fsanitize=$kind -pthread -o x x.c || continue; ./x || exit; done",
         ),
         ("perl", "perl -e 'fork // die; wait; system(\"true\") == 0 or die'"),
         ("tar", "mkdir d && echo x > d/x && tar -czf d.tar.gz d && rm -r d && tar -xzf d.tar.gz && cat d/x"),
