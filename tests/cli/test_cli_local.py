@@ -108,6 +108,27 @@ def test_a_directory_that_only_a_file_names_is_refused_with_what_to_do(laptop: L
     assert b"passwd" in allowed.output
 
 
+def test_a_job_file_may_copy_what_lies_beside_it_from_wherever_it_is_named(laptop: Laptop) -> None:
+    (laptop.folder / "project" / "code").mkdir(parents=True)
+    (laptop.folder / "project" / "code" / "greeting").write_text("hello")
+    (laptop.folder / "project" / "job.yaml").write_text("command: cat greeting\nsource: {path: code}\n")
+    (laptop.folder / "project" / "out.yaml").write_text("command: ls\nsource: {path: ../..}\n")
+
+    beside = laptop.local("-f", "project/job.yaml")
+    outside = laptop.local("-f", "project/out.yaml")
+
+    assert (beside.code, b"hello" in beside.output) == (0, True), beside.talk
+    assert outside.code == 69
+    assert "COPY_SOURCE_ROOTS" in outside.talk
+
+
+def test_a_directory_that_holds_the_workspaces_is_not_copied_into_itself(laptop: Laptop) -> None:
+    done = laptop.local("--source-path", str(laptop.data_dir.parent), "--", "true")
+
+    assert done.code == 69
+    assert "holds the data directory" in done.talk
+
+
 def test_artifacts_are_kept_where_one_says_and_else_told_of(laptop: Laptop) -> None:
     command = "mkdir $CI_ARTIFACTS_DIR/sub; echo one > $CI_ARTIFACTS_DIR/sub/a.txt"
 

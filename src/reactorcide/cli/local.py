@@ -62,9 +62,22 @@ def run_submission(
     """
     settings = read_host_settings(here)
     job = freeze_here(leave_out_coordinators(body), settings, own_paths)
+    _check_apart(job, settings)
     end = run_frozen(job, settings, here, copy_roots=own_paths, bring_tree=bring_tree, as_json=as_json)
     tell_local_end(job, end, as_json=as_json)
     return end.exit_code
+
+
+def _check_apart(job: JobSpec, settings: "Settings") -> None:
+    """Raise CommandFailed if the workspace would lie in what is copied into it."""
+    from runnerlib.spec.rules import is_inside
+
+    place = str(settings.data_dir.resolve())
+    if job.source_path is not None and is_inside(place, job.source_path):
+        raise CommandFailed(
+            f"the directory to copy, {job.source_path}, holds the data directory {place}, where it goes",
+            "set REACTORCIDE_DATA_DIR to a place outside of it, or copy less",
+        )
 
 
 def leave_out_coordinators(body: JobBody) -> JobBody:

@@ -66,8 +66,7 @@ def run(
     if is_local:
         from reactorcide.cli.local import run_submission
 
-        named = body.get("source_path")
-        own_paths = () if named is None else (str(named),)
+        own_paths = _find_own_paths(whole, file, is_named="source_path" in body)
         bring_tree = None
         if is_dirty:
             from reactorcide.cli.local import lay_contents
@@ -103,6 +102,23 @@ def compose_body(file: str | None, command: tuple[str, ...], flags: JobBody) -> 
     if isinstance(text := body.get("job_command"), str):
         body.setdefault("name", default_name(text))
     return body
+
+
+def _find_own_paths(body: JobBody, file: str | None, *, is_named: bool) -> tuple[str, ...]:
+    """Return the directory to copy if the person has chosen it; that of a job file is made absolute.
+
+    Who names a file has chosen what lies beside it, and nothing else of this machine.
+    """
+    from runnerlib.spec.rules import is_inside
+
+    path = body.get("source_path")
+    if not isinstance(path, str):
+        return ()
+    if is_named or file in (None, "-"):
+        return (path,) if is_named else ()
+    folder = Path(str(file)).resolve().parent
+    body["source_path"] = found = str((folder / path).resolve())
+    return (found,) if is_inside(found, str(folder)) else ()
 
 
 def join_command(arguments: tuple[str, ...]) -> str:
