@@ -19,8 +19,8 @@ types:
 # Resolve the dependencies anew and write both lock files.
 lock:
     uv lock --upgrade
-    uv export -q --format requirements.txt --no-emit-project --no-header --no-annotate --all-groups -o requirements.lock
-    uv export -q --format requirements.txt --no-emit-project --no-header --no-annotate --no-hashes --no-dev -o constraints.txt
+    uv export -q --format requirements.txt --no-emit-project --no-header --no-annotate --all-groups --all-extras -o requirements.lock
+    uv export -q --format requirements.txt --no-emit-project --no-header --no-annotate --no-hashes --no-dev --all-extras -o constraints.txt
 
 # Write the schema file that a test compares with what the migrations make.
 schema:

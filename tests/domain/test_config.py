@@ -62,9 +62,25 @@ def test_a_secret_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
         load_settings({"DB_URI_FILE": str(tmp_path / "none")})
 
 
-def test_what_this_version_cannot_do_is_refused_and_not_ignored() -> None:
-    with pytest.raises(InvalidInput, match="Corndogs"):
-        load_settings({"CORNDOGS_BASE_URL": "tcp://corndogs:5080"})
+@pytest.mark.parametrize(
+    ("written", "seeds"),
+    [
+        ("http://corndogs:8080", ("http://corndogs:8080",)),
+        ("corndogs:5080", ("corndogs:5080",)),
+        ("tcp://a:5080, tcp://b:5080,tcp://[::1]:5080", ("tcp://a:5080", "tcp://b:5080", "tcp://[::1]:5080")),
+        ("grpcs://queue.example.org", ("grpcs://queue.example.org",)),
+    ],
+)
+def test_an_address_of_corndogs_may_be_several_of_one_service(written: str, seeds: tuple[str, ...]) -> None:
+    assert load_settings({"CORNDOGS_BASE_URL": written}).settings.corndogs_base_url == seeds
+
+
+@pytest.mark.parametrize(
+    "written", ["udp://a:1", "tcp://a:1,grpc://a:1", "tcp://", "a:99999", "a:1/path", "tcp://u:p@a:1", "a:x"]
+)
+def test_an_address_that_names_no_corndogs_is_refused(written: str) -> None:
+    with pytest.raises(InvalidInput, match="CORNDOGS_BASE_URL"):
+        load_settings({"CORNDOGS_BASE_URL": written})
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from fixture_types import MakeUser
 from job_desk import TIMING, JobDesk
 from reactorcide.domain.errors import Unavailable
 from reactorcide.domain.jobs import Claim
-from reactorcide.queue.port import Announcement
+from reactorcide.queue.port import Announcement, Withdrawal
 from reactorcide.services.dispatch import MAX_BATCH, Dispatch
 from reactorcide.store.database import Database
 
@@ -34,6 +34,9 @@ class CountedQueue:
 
     async def announce(self, jobs: Sequence[Announcement]) -> None:
         await self._queue.announce(jobs)
+
+    async def withdraw(self, jobs: Sequence[Withdrawal]) -> None:
+        await self._queue.withdraw(jobs)
 
     async def claim(
         self, worker_id: str, queue_names: Sequence[str], limit: int, *, start_within: timedelta

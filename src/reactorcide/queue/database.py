@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from reactorcide.domain.jobs import Claim
-from reactorcide.queue.port import Announcement
+from reactorcide.queue.port import Announcement, Withdrawal
 from reactorcide.store.attempts import MAX_ATTEMPTS
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database, Transaction
@@ -76,6 +76,9 @@ class DatabaseQueue:
     async def announce(self, jobs: Sequence[Announcement]) -> None:
         """Wake waiting workers: the commit has told the queue."""
         self._bell.ring(*(f"queue:{name}" for name in {job.queue_name for job in jobs}))
+
+    async def withdraw(self, jobs: Sequence[Withdrawal]) -> None:
+        """The commit has told the queue."""
 
     async def claim(
         self, worker_id: str, queue_names: Sequence[str], limit: int, *, start_within: timedelta

@@ -20,6 +20,15 @@ class Announcement:
     attempt_hint: int
 
 
+@dataclass(frozen=True)
+class Withdrawal:
+    """A job that was announced and is ready no more; ``task_id`` as its row tells it."""
+
+    job_id: str
+    queue_name: str
+    task_id: str | None
+
+
 class ReadyQueue(Protocol):
     """Ready jobs in the order of priority (high first), then age.
 
@@ -34,6 +43,13 @@ class ReadyQueue(Protocol):
 
         Losing an announcement costs time, never a job: a backend must find the job again by itself.
         Never raises for an unreachable queue.
+        """
+
+    async def withdraw(self, jobs: Sequence[Withdrawal]) -> None:
+        """Tell that jobs ended before anybody claimed them; called after their commit.
+
+        For tidiness alone: what stays behind in the queue is refused by the guarded claim. Never raises
+        for an unreachable queue, and does not wait for it.
         """
 
     async def claim(

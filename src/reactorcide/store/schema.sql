@@ -44,6 +44,11 @@ CREATE TABLE public.attempts (
 )
 WITH (fillfactor='70');
 
+CREATE TABLE public.chores (
+    name text NOT NULL,
+    next_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE public.idempotency (
     owner text NOT NULL,
     key text NOT NULL,
@@ -125,6 +130,8 @@ CREATE TABLE public.jobs (
     source_tree text,
     source_commit text,
     source_changes integer,
+    ticket_attempt integer,
+    ticket_due_at timestamp with time zone,
     CONSTRAINT a_lease_has_a_worker CHECK (((lease_id IS NULL) = (lease_worker IS NULL))),
     CONSTRAINT a_tree_fits_its_type CHECK ((((source_type = 'tree'::text) = (source_tree IS NOT NULL)) AND ((source_type = 'tree'::text) OR ((source_commit IS NULL) AND (source_changes IS NULL))))),
     CONSTRAINT an_end_holds_no_lease CHECK (((status = ANY (ARRAY['submitted'::text, 'queued'::text, 'running'::text])) OR (lease_id IS NULL))),
@@ -277,6 +284,9 @@ ALTER TABLE ONLY public.attempts
 ALTER TABLE ONLY public.attempts
     ADD CONSTRAINT attempts_pkey PRIMARY KEY (job_id, attempt);
 
+ALTER TABLE ONLY public.chores
+    ADD CONSTRAINT chores_pkey PRIMARY KEY (name);
+
 ALTER TABLE ONLY public.idempotency
     ADD CONSTRAINT idempotency_pkey PRIMARY KEY (owner, key);
 
@@ -353,6 +363,8 @@ CREATE INDEX jobs_of_tree ON public.jobs USING btree (user_id, source_tree) WHER
 CREATE INDEX jobs_queue_deadline ON public.jobs USING btree (queue_deadline_at) WHERE ((status = ANY (ARRAY['submitted'::text, 'queued'::text])) AND (lease_id IS NULL));
 
 CREATE INDEX jobs_ready ON public.jobs USING btree (queue_name, priority DESC, created_at, job_id) WHERE ((status = ANY (ARRAY['submitted'::text, 'queued'::text])) AND (lease_id IS NULL) AND (desired = 0));
+
+CREATE INDEX jobs_ticket_due ON public.jobs USING btree (ticket_due_at) WHERE ((ticket_due_at IS NOT NULL) AND (status = ANY (ARRAY['submitted'::text, 'queued'::text])) AND (lease_id IS NULL) AND (desired = 0));
 
 CREATE INDEX outbox_due ON public.outbox USING btree (not_before) WHERE (done_at IS NULL);
 
