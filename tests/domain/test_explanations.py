@@ -54,6 +54,7 @@ WAITING = JobSight(
     may_run_again=True,
     desired=0,
     is_claimed=False,
+    is_unannounced=False,
     timeout_seconds=3_600,
     queue_timeout_seconds=86_400,
     silence_timeout_seconds=None,

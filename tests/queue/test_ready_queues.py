@@ -10,6 +10,7 @@ from job_desk import JobDesk
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.status import READY, JobStatus, sources_of
 from reactorcide.queue import database as database_queue
+from reactorcide.store.claims import IS_READY
 from reactorcide.store.database import Database
 
 
@@ -91,6 +92,6 @@ class TestDatabaseQueue(ReadyQueueContract):
 def test_what_is_ready_to_be_claimed_is_what_may_start() -> None:
     written = "j.status IN ('submitted', 'queued')"
 
-    assert written in database_queue._IS_READY
+    assert written in IS_READY
     assert {status for status in JobStatus if f"'{status}'" in written} == READY
     assert set(sources_of(JobStatus.RUNNING)) == READY

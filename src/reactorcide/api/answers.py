@@ -11,7 +11,7 @@ from starlette.responses import Response
 from reactorcide.domain.accounts import ApiToken, Principal, User
 from reactorcide.domain.jobs import REDACTED, AttemptLimits, Job, JobEvent
 from reactorcide.services.accounts import MintedToken
-from reactorcide.services.overview import QueueOverview, WorkerOverview
+from reactorcide.services.overview import QueueOverview, TicketCount, WorkerOverview
 from runnerlib.spec.rules import is_credential_name
 
 JsonObject = dict[str, Any]
@@ -171,8 +171,8 @@ def show_caller(user: User, caller: Principal) -> JsonObject:
     }
 
 
-def show_queue(queue: QueueOverview) -> JsonObject:
-    """Return a queue."""
+def show_queue(queue: QueueOverview, tickets: TicketCount | None) -> JsonObject:
+    """Return a queue, with what an external queue holds of it, if there is one and it is known."""
     shown: JsonObject = {
         "name": queue.name,
         "ready": queue.ready,
@@ -182,6 +182,8 @@ def show_queue(queue: QueueOverview) -> JsonObject:
         "full_workers": queue.full_workers,
     }
     put_set(shown, oldest_wait_seconds=queue.oldest_wait_seconds)
+    if tickets is not None:
+        shown["tickets"] = {"ready": tickets.ready, "drawn": tickets.drawn}
     return shown
 
 

@@ -22,6 +22,7 @@ _MEANINGS = {
     405: "This address does not know the method; `Allow` lists those it knows.",
     408: "The body did not arrive in time.",
     409: "Not possible in the present state; `job_status` tells it.",
+    410: "It was there, and is kept no longer; the message says why.",
     413: "The body is too large.",
     415: "The body is not sent as the type that the route takes.",
     416: "What is asked for, or sent, begins after the end of the log.",

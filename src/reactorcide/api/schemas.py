@@ -337,6 +337,12 @@ class MeBody(UserBody):
 class QueueListBody(Answer):
     """The queues that hold work or have a worker."""
 
+    class Tickets(Answer):
+        """What the external queue service holds of a queue: tickets to be drawn, and drawn ones."""
+
+        ready: int
+        drawn: int
+
     class Queue(Answer):
         """A queue at this moment."""
 
@@ -347,8 +353,10 @@ class QueueListBody(Answer):
         draining_workers: int
         full_workers: int
         oldest_wait_seconds: float = optional()
+        tickets: "QueueListBody.Tickets" = optional()
 
     queues: list[Queue]
+    queue_service: Literal["ok", "unreachable"] = optional()
 
 
 class WorkerListBody(Answer):

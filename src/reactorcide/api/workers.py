@@ -1,5 +1,7 @@
 """The routes of queues and workers, as people see them."""
 
+from collections.abc import Mapping
+
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -9,6 +11,8 @@ from reactorcide.api.auth import Admin, Caller
 from reactorcide.api.inputs import read_query
 from reactorcide.api.parts import parts_of
 from reactorcide.api.schemas import QueueListBody, WorkerListBody
+from reactorcide.domain.errors import Unavailable
+from reactorcide.services.overview import TicketCount
 
 router = APIRouter(prefix="/api/v1", tags=["workers"])
 
@@ -22,8 +26,19 @@ router = APIRouter(prefix="/api/v1", tags=["workers"])
 async def list_queues(request: Request, caller: Caller) -> Response:
     """Return what waits and runs in each queue, and how many live workers it has."""
     read_query(request).close()
-    queues = await parts_of(request).services.overview.queues(caller)
-    return answers.json_answer({"queues": [answers.show_queue(queue) for queue in queues]})
+    overview = parts_of(request).services.overview
+    queues = await overview.queues(caller)
+    shown: answers.JsonObject = {}
+    tickets: Mapping[str, TicketCount] = {}
+    try:
+        counted = await overview.tickets([queue.name for queue in queues])
+    except Unavailable:
+        shown["queue_service"] = "unreachable"
+    else:
+        if counted is not None:
+            shown["queue_service"], tickets = "ok", counted
+    shown["queues"] = [answers.show_queue(queue, tickets.get(queue.name)) for queue in queues]
+    return answers.json_answer(shown)
 
 
 @router.get(

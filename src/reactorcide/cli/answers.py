@@ -223,6 +223,14 @@ class UserList:
 
 
 @dataclass(frozen=True)
+class TicketAnswer:
+    """What the external queue service holds of a queue."""
+
+    ready: int = 0
+    drawn: int = 0
+
+
+@dataclass(frozen=True)
 class QueueAnswer:
     """A queue at this moment."""
 
@@ -233,13 +241,15 @@ class QueueAnswer:
     live_workers: int = 0
     draining_workers: int = 0
     full_workers: int = 0
+    tickets: TicketAnswer | None = None
 
 
 @dataclass(frozen=True)
 class QueueList:
-    """The queues."""
+    """The queues; ``queue_service`` is None where the rows of jobs are the queue."""
 
     queues: list[QueueAnswer]
+    queue_service: str | None = None
     raw: JsonObject = field(default_factory=dict)
 
 

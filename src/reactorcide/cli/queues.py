@@ -25,13 +25,17 @@ def queues(options: ClientOptions, as_json: bool) -> None:
             str(queue.live_workers),
             str(queue.draining_workers),
             str(queue.full_workers),
+            f"{queue.tickets.ready} + {queue.tickets.drawn} drawn" if queue.tickets else "",
         )
         for queue in found.queues
     ]
-    columns = ("NAME", "READY", "RUNNING", "OLDEST WAIT", "LIVE WORKERS", "DRAINING", "DISK FULL")
+    columns = ("NAME", "READY", "RUNNING", "OLDEST WAIT", "LIVE WORKERS", "DRAINING", "DISK FULL", "TICKETS")
     is_told = {
         "DRAINING": any(queue.draining_workers for queue in found.queues),
         "DISK FULL": any(queue.full_workers for queue in found.queues),
+        "TICKETS": any(queue.tickets for queue in found.queues),
     }
     untold = [name for name, told in is_told.items() if not told]
     render.write_table(*render.drop_columns(columns, rows, untold), empty="no queues")
+    if found.queue_service == "unreachable":
+        render.say("the queue service cannot be reached: ready jobs wait until it returns")

@@ -53,6 +53,12 @@ class NotFound(ReactorcideError):
         self.object_id = object_id
 
 
+class Gone(ReactorcideError):
+    """It was there once, and is kept no longer; the text says since when and why."""
+
+    code = "gone"
+
+
 class Conflict(ReactorcideError):
     """Not possible in the present state of the object."""
 

@@ -78,6 +78,8 @@ class JobSight:
     """Whether, if it runs now and is lost, it is run again."""
     desired: int
     is_claimed: bool
+    is_unannounced: bool
+    """The external queue has not been told of it yet."""
     timeout_seconds: int
     queue_timeout_seconds: int
     silence_timeout_seconds: int | None
@@ -171,6 +173,8 @@ def _waiting_clause(sight: JobSight, *, with_times: bool) -> str | None:
         return _nobody_clause(sight, queue, with_times=with_times)
     if sight.rest_seconds > 0:
         return f"it is tried again in {sight.rest_seconds:.0f} s{_after_what(newest, sight)}"
+    if sight.is_unannounced:
+        return "the queue service has not been told of it yet"
     free = queue.slots - queue.busy_slots
     if free > 0:
         slots = f"{free} of {queue.slots} slots of the queue {sight.queue_name} are free"

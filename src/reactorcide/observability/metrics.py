@@ -61,6 +61,7 @@ class Metrics:
         self._workers = _BoundedLabel()
         self._endpoints = _BoundedLabel()
         self._declare_jobs()
+        self._declare_queue()
         self._declare_logs()
         self._declare_state()
         self._declare_api()
@@ -86,6 +87,14 @@ class Metrics:
             "Leases that ended without word from their worker, by who found out.",
             "queue",
             "by",
+        )
+
+    def _declare_queue(self) -> None:
+        self._task_submissions = self._counter(
+            "corndogs_task_submissions", "Tickets published: ok, unknown or error.", "queue", "result"
+        )
+        self._task_polls = self._counter(
+            "corndogs_task_polls", "Asking a queue for a ticket: task, empty or error.", "queue", "result"
         )
 
     def _declare_logs(self) -> None:
@@ -148,6 +157,14 @@ class Metrics:
     def lease_lost(self, queue: str, by: str) -> None:
         """A lease ended without word from its worker; ``by``: `maintenance` or `register` found out."""
         self._leases_lost.labels(self._queues.bound(queue), by).inc()
+
+    def task_submitted(self, queue: str, result: str) -> None:
+        """A ticket was published, `ok`; or may have been, `unknown`; or was not, `error`."""
+        self._task_submissions.labels(self._queues.bound(queue), result).inc()
+
+    def task_polled(self, queue: str, result: str) -> None:
+        """A queue was asked for a ticket and gave a `task`, was `empty`, or the call ended in an `error`."""
+        self._task_polls.labels(self._queues.bound(queue), result).inc()
 
     def log_appended(self, size_bytes: int) -> None:
         """So many bytes of a log were acknowledged."""

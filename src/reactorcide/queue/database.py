@@ -7,19 +7,12 @@ from datetime import timedelta
 
 from reactorcide.domain.jobs import Claim
 from reactorcide.queue.port import Announcement, Withdrawal
-from reactorcide.store.attempts import MAX_ATTEMPTS
 from reactorcide.store.bell import Bell
+from reactorcide.store.claims import IS_READY, TAKE, claims_of
 from reactorcide.store.database import Database, Transaction
 
-# The predicate of the index jobs_ready, word for word, so that the planner knows it applies; then what
-# changes with time. `sources_of` says the same of a start: the tests compare them.
-_IS_READY = f"""
-    j.status IN ('submitted', 'queued') AND j.lease_id IS NULL AND j.desired = 0
-    AND j.not_before <= now() AND j.queue_deadline_at > now()
-    AND j.runs < j.max_runs AND j.attempt < {MAX_ATTEMPTS}
-"""
 _BEST_OF_ONE_QUEUE = f"""
-    SELECT j.job_id FROM jobs j WHERE j.queue_name = %(queue)s AND {_IS_READY}
+    SELECT j.job_id FROM jobs j WHERE j.queue_name = %(queue)s AND {IS_READY}
      ORDER BY j.priority DESC, j.created_at, j.job_id LIMIT %(limit)s
        FOR UPDATE OF j SKIP LOCKED
 """
@@ -28,31 +21,18 @@ _BEST_OF_ONE_QUEUE = f"""
 _BEST_OF_QUEUES = f"""
     SELECT j.job_id FROM jobs j
       JOIN (SELECT c.job_id FROM unnest(%(queues)s::text[]) AS q (name) CROSS JOIN LATERAL (
-                SELECT j.job_id FROM jobs j WHERE j.queue_name = q.name AND {_IS_READY}
+                SELECT j.job_id FROM jobs j WHERE j.queue_name = q.name AND {IS_READY}
                  ORDER BY j.priority DESC, j.created_at, j.job_id LIMIT %(limit)s + 50) c
            ) candidate ON candidate.job_id = j.job_id
-     WHERE {_IS_READY}
+     WHERE {IS_READY}
      ORDER BY j.priority DESC, j.created_at, j.job_id LIMIT %(limit)s
        FOR UPDATE OF j SKIP LOCKED
 """
-_TAKE = """
-    WITH best AS MATERIALIZED ({best}), taken AS (
-        UPDATE jobs j
-           SET attempt = j.attempt + 1, lease_id = gen_random_uuid(), lease_worker = %(worker_id)s,
-               version = j.version + 1, updated_at = now()
-          FROM best b WHERE j.job_id = b.job_id
-        RETURNING j.job_id, j.attempt, j.lease_id, j.priority, j.created_at
-    ), noted AS (
-        INSERT INTO attempts (job_id, attempt, lease_id, worker_id, lease_expires_at)
-        SELECT job_id, attempt, lease_id, %(worker_id)s, now() + %(start_within)s FROM taken
-    )
-    SELECT job_id, attempt, lease_id FROM taken ORDER BY priority DESC, created_at, job_id
-"""
-_CLAIM_FROM_ONE = _TAKE.format(best=_BEST_OF_ONE_QUEUE)
-_CLAIM_FROM_SEVERAL = _TAKE.format(best=_BEST_OF_QUEUES)
+_CLAIM_FROM_ONE = TAKE.format(best=_BEST_OF_ONE_QUEUE)
+_CLAIM_FROM_SEVERAL = TAKE.format(best=_BEST_OF_QUEUES)
 _SEE_READY = f"""
     SELECT q.name FROM unnest(%(queues)s::text[]) AS q (name) CROSS JOIN LATERAL (
-        SELECT 1 FROM jobs j WHERE j.queue_name = q.name AND {_IS_READY} LIMIT 1) ready
+        SELECT 1 FROM jobs j WHERE j.queue_name = q.name AND {IS_READY} LIMIT 1) ready
 """
 
 
@@ -96,8 +76,7 @@ class DatabaseQueue:
         }
 
         async def take(tx: Transaction) -> list[Claim]:
-            rows = await (await tx.execute(statement, given)).fetchall()
-            return [Claim(row["job_id"], row["attempt"], row["lease_id"], worker_id) for row in rows]
+            return claims_of(await (await tx.execute(statement, given)).fetchall(), worker_id)
 
         return await self._database.run(take)
 

@@ -3,7 +3,7 @@
 A queue is a hint. Whatever it hands out, the guarded claim on the job's row decides.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -27,6 +27,25 @@ class Withdrawal:
     job_id: str
     queue_name: str
     task_id: str | None
+
+
+@dataclass(frozen=True)
+class TicketCount:
+    """Tickets of a queue at an external service: that may be drawn, and that somebody has drawn."""
+
+    ready: int
+    drawn: int
+
+
+class TicketCounter(Protocol):
+    """A queue that is kept beside the rows of jobs, so that the two sides may differ for a while."""
+
+    async def count_tickets(self, queue_names: Collection[str]) -> Mapping[str, TicketCount]:
+        """Return what the service holds of these queues.
+
+        Raises:
+            Unavailable: it cannot be reached.
+        """
 
 
 class ReadyQueue(Protocol):

@@ -20,7 +20,7 @@ from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import REDACTED, Job, JobEvent, JobSpec
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.submission import JobRequest, SubmissionPolicy, freeze_request
-from reactorcide.queue.port import Announcement, ReadyQueue
+from reactorcide.queue.port import Announcement, ReadyQueue, Withdrawal
 from reactorcide.services.group_commit import GroupCommit
 from reactorcide.services.new_ids import IdSource
 from reactorcide.services.page_cursors import decode_cursor, encode_cursor
@@ -217,6 +217,8 @@ class JobService:
         self._bell.ring(f"job:{job_id}", *([f"worker:{worker_id}"] if worker_id else []))
         if was_changed and job.status.is_final:
             self._tally.note_end(job_id)
+            withdrawn = Withdrawal(job_id, job.spec.queue_name, job.corndogs_task_id)
+            await self._queue.withdraw([withdrawn])
         return job
 
     async def delete(self, caller: Principal, job_id: str) -> None:

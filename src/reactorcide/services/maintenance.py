@@ -17,7 +17,7 @@ from reactorcide.domain.jobs import Claim
 from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.workers import Timing
-from reactorcide.queue.port import Announcement, ReadyQueue
+from reactorcide.queue.port import Announcement, ReadyQueue, Withdrawal
 from reactorcide.services.tally import JobTally
 from reactorcide.store import attempts, idempotency, jobs, outbox
 from reactorcide.store.bell import Bell
@@ -125,13 +125,15 @@ class Maintenance:
         return await self._database.run(end)
 
     async def _expire_waiting(self) -> None:
-        async def expire(tx: Transaction) -> list[str]:
+        async def expire(tx: Transaction) -> list[jobs.ExpiredJob]:
             return await jobs.expire_waiting(tx, limit=_BATCH)
 
-        for job_id in await self._database.run(expire):
-            log.info("job.expired", job_id=job_id)
-            self._tally.note_end(job_id)
-            self._bell.ring(f"job:{job_id}", f"log:{job_id}")
+        expired = await self._database.run(expire)
+        for job in expired:
+            log.info("job.expired", job_id=job.job_id)
+            self._tally.note_end(job.job_id)
+            self._bell.ring(f"job:{job.job_id}", f"log:{job.job_id}")
+        await self._queue.withdraw([Withdrawal(job.job_id, job.queue_name, job.task_id) for job in expired])
 
     async def _expire_keys(self) -> None:
         async with self._database.transaction() as tx:

@@ -165,6 +165,7 @@ _END_LEASE = f"""
                message = CASE WHEN v.is_end THEN v.message END,
                not_before = CASE WHEN v.is_end THEN j.not_before ELSE now() + %(delay)s END,
                queued_at = CASE WHEN v.is_end THEN j.queued_at ELSE now() END,
+               ticket_due_at = CASE WHEN j.ticket_due_at IS NOT NULL THEN now() + %(delay)s END,
                queue_deadline_at = CASE WHEN v.from_status = 'running'
                    THEN now() + j.queue_timeout_seconds * interval '1 second' ELSE j.queue_deadline_at END,
                started_at = CASE WHEN v.is_end THEN j.started_at END,

@@ -41,6 +41,7 @@ _LOOK = f"""
     SELECT j.job_id, j.user_id, j.queue_name, j.status, j.attempt, j.runs, j.max_runs, j.desired,
            j.runs < j.max_runs AND j.attempt < {MAX_ATTEMPTS} AS may_run_again,
            j.lease_id IS NOT NULL AS is_claimed,
+           j.ticket_due_at IS NOT NULL AND j.ticket_attempt IS DISTINCT FROM j.attempt AS is_unannounced,
            j.timeout_seconds, j.queue_timeout_seconds, j.silence_timeout_seconds,
            j.completed_at, j.reason, j.fault, j.message, j.exit_code, j.signal,
            extract(epoch FROM coalesce(j.completed_at, now())
@@ -72,7 +73,7 @@ _LOOK = f"""
 """
 _OF_JOB = (
     *("job_id", "user_id", "queue_name", "attempt", "runs", "max_runs", "may_run_again", "desired"),
-    *("is_claimed", "timeout_seconds", "queue_timeout_seconds", "silence_timeout_seconds"),
+    *("is_claimed", "is_unannounced", "timeout_seconds", "queue_timeout_seconds", "silence_timeout_seconds"),
     *("waiting_seconds", "rest_seconds", "queue_deadline_seconds", "running_seconds", "deadline_seconds"),
     *("completed_at", "message", "exit_code", "signal", "desired_seconds", "desired_by"),
 )

@@ -57,7 +57,7 @@ _INSERT_JOBS = """
             source_commit, source_changes, code_dir, job_dir, job_command, runner_image, job_env_vars,
             job_secret_names, job_secrets, job_env_file, timeout_seconds, queue_timeout_seconds,
             silence_timeout_seconds, priority, queue_name, retry_on_lost, artifacts, resources,
-            network, labels, retry_of, max_runs, queue_deadline_at, status, version, queued_at)
+            network, labels, retry_of, max_runs, queue_deadline_at, status, version, queued_at, ticket_due_at)
         SELECT job_id, user_id, name, description, source_type, git_url, git_ref, source_path, source_tree,
             source_commit, source_changes, code_dir, job_dir, job_command, runner_image, job_env_vars,
             job_secret_names, decode(job_secrets, 'base64'), job_env_file, timeout_seconds,
@@ -66,7 +66,8 @@ _INSERT_JOBS = """
             now() + queue_timeout_seconds * interval '1 second',
             CASE WHEN is_queued THEN 'queued' ELSE 'submitted' END,
             CASE WHEN is_queued THEN 2 ELSE 1 END,
-            CASE WHEN is_queued THEN now() END
+            CASE WHEN is_queued THEN now() END,
+            CASE WHEN is_queued THEN NULL ELSE now() END
           FROM fresh
         RETURNING job_id, created_at
     ), told AS (
@@ -126,13 +127,13 @@ _EXPIRE_WAITING = """
                message = 'no worker took the job within its queue_timeout_seconds',
                version = j.version + 1, updated_at = now()
           FROM held h WHERE j.job_id = h.job_id
-        RETURNING j.job_id, j.version, j.attempt, h.from_status
+        RETURNING j.job_id, j.queue_name, j.corndogs_task_id, j.version, j.attempt, h.from_status
     ), told AS (
         INSERT INTO job_events (job_id, seq, from_status, to_status, attempt, actor, reason)
         SELECT job_id, version, from_status, 'timeout', attempt, 'system:maintenance', 'timeout_queue'
           FROM moved
     )
-    SELECT job_id FROM moved
+    SELECT job_id, queue_name, corndogs_task_id AS task_id FROM moved
 """
 _DELETE = "DELETE FROM jobs WHERE job_id = %(job_id)s AND status = ANY(%(final)s)"
 
@@ -250,10 +251,19 @@ async def cancel_job(tx: Transaction, job_id: str, *, force: bool, actor: str) -
     return CancelEffect(row["lease_worker"]) if row else None
 
 
-async def expire_waiting(tx: Transaction, *, limit: int) -> list[str]:
-    """End at most ``limit`` jobs that waited too long for a worker; return their ids."""
+@dataclass(frozen=True)
+class ExpiredJob:
+    """A job that waited too long, and its ticket in an external queue."""
+
+    job_id: str
+    queue_name: str
+    task_id: str | None
+
+
+async def expire_waiting(tx: Transaction, *, limit: int) -> list[ExpiredJob]:
+    """End at most ``limit`` jobs that waited too long for a worker; return them."""
     cursor = await tx.execute(_EXPIRE_WAITING, {"limit": limit})
-    return [row["job_id"] for row in await cursor.fetchall()]
+    return [ExpiredJob(**row) for row in await cursor.fetchall()]
 
 
 async def delete_job(tx: Transaction, job_id: str) -> bool:

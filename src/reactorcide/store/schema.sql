@@ -37,10 +37,20 @@ CREATE TABLE public.attempts (
     artifacts integer DEFAULT 0 NOT NULL,
     image_digest text,
     limits jsonb,
+    log_removed_at timestamp with time zone,
+    log_removed_why text,
+    artifact_bytes bigint,
+    artifacts_removed_at timestamp with time zone,
+    artifacts_removed_why text,
+    CONSTRAINT a_removed_log_was_sealed CHECK ((((log_removed_at IS NULL) = (log_removed_why IS NULL)) AND ((log_removed_at IS NULL) OR (log_sealed_at IS NOT NULL)))),
+    CONSTRAINT attempts_artifact_bytes_check CHECK ((artifact_bytes >= 0)),
     CONSTRAINT attempts_artifacts_check CHECK ((artifacts >= 0)),
+    CONSTRAINT attempts_artifacts_removed_why_check CHECK ((artifacts_removed_why = ANY (ARRAY['age'::text, 'bytes'::text, 'lost'::text]))),
     CONSTRAINT attempts_attempt_check CHECK ((attempt >= 1)),
     CONSTRAINT attempts_final_log_sha256_check CHECK ((octet_length(final_log_sha256) = 32)),
-    CONSTRAINT attempts_log_length_check CHECK ((log_length >= 0))
+    CONSTRAINT attempts_log_length_check CHECK ((log_length >= 0)),
+    CONSTRAINT attempts_log_removed_why_check CHECK ((log_removed_why = ANY (ARRAY['age'::text, 'bytes'::text, 'lost'::text]))),
+    CONSTRAINT removed_artifacts_have_a_reason CHECK (((artifacts_removed_at IS NULL) = (artifacts_removed_why IS NULL)))
 )
 WITH (fillfactor='70');
 
@@ -156,6 +166,19 @@ CREATE TABLE public.jobs (
     CONSTRAINT source_fits_its_type CHECK ((((source_type = 'git'::text) = (git_url IS NOT NULL)) AND ((source_type = 'copy'::text) = (source_path IS NOT NULL)) AND ((git_ref IS NULL) OR (source_type = 'git'::text))))
 );
 
+CREATE TABLE public.object_store_claim (
+    only_one boolean DEFAULT true NOT NULL,
+    claim_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    claimed_at timestamp with time zone,
+    CONSTRAINT object_store_claim_only_one_check CHECK (only_one)
+);
+
+CREATE TABLE public.orphan_suspects (
+    object_key text NOT NULL,
+    first_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    seen_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
 CREATE TABLE public.outbox (
     id bigint NOT NULL,
     kind text NOT NULL,
@@ -176,11 +199,62 @@ ALTER TABLE public.outbox ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.removal_rounds (
+    round_id bigint NOT NULL,
+    kind text NOT NULL,
+    started_at timestamp with time zone NOT NULL,
+    ended_at timestamp with time zone DEFAULT now() NOT NULL,
+    is_dry_run boolean NOT NULL,
+    removed jsonb NOT NULL,
+    CONSTRAINT removal_rounds_kind_check CHECK ((kind = ANY (ARRAY['retention'::text, 'orphans'::text])))
+);
+
+ALTER TABLE public.removal_rounds ALTER COLUMN round_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.removal_rounds_round_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.removals (
+    removal_id bigint NOT NULL,
+    removed_at timestamp with time zone DEFAULT now() NOT NULL,
+    what text NOT NULL,
+    why text NOT NULL,
+    actor text NOT NULL,
+    job_id uuid,
+    attempt integer,
+    job_name text,
+    user_id uuid,
+    size_bytes bigint NOT NULL,
+    objects integer,
+    object_key text,
+    CONSTRAINT removals_size_bytes_check CHECK ((size_bytes >= 0)),
+    CONSTRAINT removals_what_check CHECK ((what = ANY (ARRAY['job'::text, 'log'::text, 'artifacts'::text, 'objects'::text]))),
+    CONSTRAINT removals_why_check CHECK ((why = ANY (ARRAY['asked'::text, 'age'::text, 'bytes'::text, 'orphan'::text, 'lost'::text])))
+);
+
+ALTER TABLE public.removals ALTER COLUMN removal_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.removals_removal_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 CREATE TABLE public.schema_migrations (
     name text NOT NULL,
     sha256 bytea NOT NULL,
     applied_at timestamp with time zone DEFAULT now() NOT NULL,
     CONSTRAINT schema_migrations_sha256_check CHECK ((octet_length(sha256) = 32))
+);
+
+CREATE TABLE public.searches (
+    place text NOT NULL,
+    "position" text NOT NULL
 );
 
 CREATE TABLE public.tree_blobs (
@@ -296,14 +370,29 @@ ALTER TABLE ONLY public.job_events
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (job_id);
 
+ALTER TABLE ONLY public.object_store_claim
+    ADD CONSTRAINT object_store_claim_pkey PRIMARY KEY (only_one);
+
+ALTER TABLE ONLY public.orphan_suspects
+    ADD CONSTRAINT orphan_suspects_pkey PRIMARY KEY (object_key);
+
 ALTER TABLE ONLY public.outbox
     ADD CONSTRAINT outbox_dedupe_key UNIQUE (dedupe);
 
 ALTER TABLE ONLY public.outbox
     ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.removal_rounds
+    ADD CONSTRAINT removal_rounds_pkey PRIMARY KEY (round_id);
+
+ALTER TABLE ONLY public.removals
+    ADD CONSTRAINT removals_pkey PRIMARY KEY (removal_id);
+
 ALTER TABLE ONLY public.schema_migrations
     ADD CONSTRAINT schema_migrations_pkey PRIMARY KEY (name);
+
+ALTER TABLE ONLY public.searches
+    ADD CONSTRAINT searches_pkey PRIMARY KEY (place);
 
 ALTER TABLE ONLY public.tree_blobs
     ADD CONSTRAINT tree_blobs_pkey PRIMARY KEY (blob_id);
@@ -336,6 +425,12 @@ CREATE INDEX api_tokens_of_user ON public.api_tokens USING btree (user_id, creat
 
 CREATE INDEX attempts_held ON public.attempts USING btree (worker_id) WHERE (ended_at IS NULL);
 
+CREATE INDEX attempts_kept_artifacts ON public.attempts USING btree (ended_at, job_id, attempt) INCLUDE (artifact_bytes) WHERE ((artifacts > 0) AND (artifacts_removed_at IS NULL));
+
+CREATE INDEX attempts_kept_logs ON public.attempts USING btree (ended_at, job_id, attempt) INCLUDE (final_log_length) WHERE ((log_sealed_at IS NOT NULL) AND (log_removed_at IS NULL));
+
+CREATE INDEX attempts_unmeasured ON public.attempts USING btree (ended_at, job_id, attempt) WHERE ((artifacts > 0) AND (artifacts_removed_at IS NULL) AND (artifact_bytes IS NULL));
+
 CREATE INDEX attempts_unsealed ON public.attempts USING btree (ended_at) WHERE ((ended_at IS NOT NULL) AND (log_sealed_at IS NULL));
 
 CREATE INDEX idempotency_age ON public.idempotency USING btree (created_at);
@@ -343,6 +438,8 @@ CREATE INDEX idempotency_age ON public.idempotency USING btree (created_at);
 CREATE UNIQUE INDEX job_events_one_end ON public.job_events USING btree (job_id) WHERE (to_status = ANY (ARRAY['completed'::text, 'failed'::text, 'cancelled'::text, 'timeout'::text]));
 
 CREATE INDEX jobs_by_label ON public.jobs USING gin (labels jsonb_path_ops) WHERE (labels <> '{}'::jsonb);
+
+CREATE INDEX jobs_ended ON public.jobs USING btree (completed_at, job_id) WHERE (completed_at IS NOT NULL);
 
 CREATE INDEX jobs_leased ON public.jobs USING btree (lease_worker) WHERE (lease_id IS NOT NULL);
 
@@ -366,7 +463,13 @@ CREATE INDEX jobs_ready ON public.jobs USING btree (queue_name, priority DESC, c
 
 CREATE INDEX jobs_ticket_due ON public.jobs USING btree (ticket_due_at) WHERE ((ticket_due_at IS NOT NULL) AND (status = ANY (ARRAY['submitted'::text, 'queued'::text])) AND (lease_id IS NULL) AND (desired = 0));
 
+CREATE INDEX orphan_suspects_age ON public.orphan_suspects USING btree (seen_at);
+
 CREATE INDEX outbox_due ON public.outbox USING btree (not_before) WHERE (done_at IS NULL);
+
+CREATE INDEX removals_age ON public.removals USING btree (removed_at);
+
+CREATE INDEX removals_of_job ON public.removals USING btree (job_id, removal_id DESC) WHERE (job_id IS NOT NULL);
 
 CREATE INDEX tree_contents_of_blob ON public.tree_contents USING btree (blob_id);
 

@@ -18,7 +18,7 @@ from reactorcide.objects.measured import MeasuredStore
 from reactorcide.objects.port import ObjectStore
 from reactorcide.objects.prefixed import PrefixedStore
 from reactorcide.observability.metrics import Metrics
-from reactorcide.queue.database import DatabaseQueue
+from reactorcide.queue.port import ReadyQueue
 from reactorcide.services.accounts import AccountService
 from reactorcide.services.artifacts import ArtifactService
 from reactorcide.services.attempts import AttemptService
@@ -36,6 +36,7 @@ from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 from reactorcide.store.migrate import migrate, weak_settings
 from reactorcide.wiring.host import submission_policy
+from reactorcide.wiring.queues import Keeper, OpenedQueue, open_queue
 from reactorcide.worker.cancelling import cancel_tasks
 
 log = structlog.get_logger()
@@ -68,7 +69,8 @@ class Core:
     artifacts: ArtifactService
     trees: TreeService
     overview: Overview
-    queue: DatabaseQueue
+    queue: ReadyQueue
+    queue_keepers: tuple[Keeper, ...]
     metrics: Metrics
     tally: JobTally
 
@@ -104,7 +106,13 @@ async def open_core(
         await bell.start()
         stack.push_async_callback(_stop, bell.stop, "bell")
         opened = _open_objects(settings, objects_dir, is_patient=is_patient)
-        core = _compose_core(settings, dsn, database, bell, opened)
+        metrics = Metrics()
+        opened_queue = open_queue(settings, database, bell, metrics)
+        stack.push_async_callback(_stop, opened_queue.close, "queue")
+        await opened_queue.check()
+        core = _compose_core(
+            settings, dsn, database, bell, opened=opened, opened_queue=opened_queue, metrics=metrics
+        )
         stack.push_async_callback(_stop, core.accounts.flush_last_used, "accounts")
         stack.push_async_callback(_stop, core.attempts.close, "dispatch")
         stack.push_async_callback(_stop, core.artifacts.close, "artifacts")
@@ -162,11 +170,11 @@ async def maintaining(core: Core) -> AsyncIterator[None]:
         *(core.trees.sweep, core.trees.purge_due),
     )
     maintenance = Maintenance(core.database, core.bell, core.queue, core.timing, chores, tally=core.tally)
-    task = asyncio.create_task(maintenance.run())
+    tasks = {asyncio.create_task(run()) for run in (maintenance.run, *core.queue_keepers)}
     try:
         yield
     finally:
-        await cancel_tasks({task})
+        await cancel_tasks(tasks)
 
 
 async def ensure_admin(core: Core, *, make_one: bool) -> str | None:
@@ -191,7 +199,10 @@ def _compose_core(
     dsn: str,
     database: Database,
     bell: Bell,
+    *,
     opened: _OpenedObjects,
+    opened_queue: OpenedQueue,
+    metrics: Metrics,
 ) -> Core:
     timing = Timing(
         lease=settings.lease,
@@ -203,8 +214,7 @@ def _compose_core(
     )
     policy = submission_policy(settings)
     vault = Vault(load_key(settings.encryption_key, settings.data_dir))
-    queue = DatabaseQueue(database, bell)
-    metrics = Metrics()
+    queue = opened_queue.queue
     objects = MeasuredStore(opened.store, metrics.object_store_called)
     tally = JobTally(database, metrics)
     return Core(
@@ -230,8 +240,9 @@ def _compose_core(
             limits=TreeLimits(settings.tree_limit_bytes, settings.tree_user_limit_bytes),
             kept_for=settings.tree_retention,
         ),
-        overview=Overview(database, heartbeat=timing.heartbeat),
+        overview=Overview(database, heartbeat=timing.heartbeat, tickets=opened_queue.counter),
         queue=queue,
+        queue_keepers=opened_queue.keepers,
         metrics=metrics,
         tally=tally,
     )

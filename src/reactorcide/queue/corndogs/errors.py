@@ -1,6 +1,6 @@
 """How a call of a Corndogs service may fail, by what its caller does next."""
 
-from reactorcide.domain.errors import Misconfigured, ReactorcideError, Unavailable
+from reactorcide.domain.errors import ReactorcideError, Unavailable
 
 
 class QueueUnavailable(Unavailable):
@@ -33,5 +33,8 @@ class UnknownOperation(ReactorcideError):
     code = "unknown_operation"
 
 
-class WrongService(Misconfigured):
-    """What listens at the address is no Corndogs, or one of a time whose wire is not spoken here."""
+class WrongService(QueueUnavailable):
+    """What listens at the address is no Corndogs, or one of a time whose wire is not spoken here.
+
+    At the start of the program that is a mistake in its settings. Later somebody may be about to mend it.
+    """
