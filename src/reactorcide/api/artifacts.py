@@ -8,6 +8,7 @@ import re
 import tarfile
 from collections.abc import AsyncIterator
 from datetime import datetime
+from typing import Literal
 from urllib.parse import quote
 
 from fastapi import APIRouter
@@ -15,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from reactorcide.api import contract
-from reactorcide.api.answers import JsonObject, json_answer
+from reactorcide.api.answers import JsonObject, json_answer, put_set
 from reactorcide.api.auth import Caller
 from reactorcide.api.inputs import read_query
 from reactorcide.api.jobs import check_job_id
@@ -23,7 +24,7 @@ from reactorcide.api.middleware import IS_HEAD
 from reactorcide.api.negotiation import choose_type, read_range
 from reactorcide.api.parts import parts_of
 from reactorcide.api.problems import problem, request_id_of
-from reactorcide.api.schemas import Answer
+from reactorcide.api.schemas import Answer, optional
 from reactorcide.domain.artifacts import Artifact
 from reactorcide.services.artifacts import ArtifactService, StoredArtifacts
 
@@ -48,13 +49,15 @@ class ArtifactListBody(Answer):
 
     artifacts: list[Artifact]
     complete: bool
-    """Whether nothing more will come: the job has ended and all that it left is here."""
+    """Whether nothing more will come: the job has ended and all that it left is here, or was."""
+    removed_at: datetime = optional(description="They were there, and are kept no longer.")
+    removed_why: Literal["age", "bytes", "lost"] = optional()
 
 
 @router.get(
     "/{job_id}/artifacts",
     summary="List a job's artifacts, or have them all",
-    responses=contract.caller_errors(404)
+    responses=contract.caller_errors(404, 410)
     | {
         200: {
             "description": "The list; or, as a tar, the files.",
@@ -82,7 +85,11 @@ async def list_artifacts(request: Request, caller: Caller, job_id: str) -> Respo
     headers = {"Vary": "Accept"}
     if not wants_tar:
         listed = [_show(artifact) for artifact in found.artifacts]
-        return json_answer({"artifacts": listed, "complete": found.is_complete}, headers=headers)
+        shown: JsonObject = {"artifacts": listed, "complete": found.is_complete}
+        if found.loss is not None:
+            put_set(shown, removed_at=found.loss.at, removed_why=found.loss.why)
+        return json_answer(shown, headers=headers)
+    found.check_kept()
     headers |= _download_headers(f"{job_id}-artifacts.tar")
     if request.scope.get(IS_HEAD):
         return Response(None, headers=headers, media_type=TAR)
@@ -93,7 +100,7 @@ async def list_artifacts(request: Request, caller: Caller, job_id: str) -> Respo
 @router.get(
     "/{job_id}/artifacts/{path:path}",
     summary="Download an artifact",
-    responses=contract.caller_errors(404, 416)
+    responses=contract.caller_errors(404, 410, 416)
     | {
         200: {
             "description": "The file, always to be saved and never to be shown.",

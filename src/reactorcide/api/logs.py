@@ -20,6 +20,7 @@ from reactorcide.api.parts import parts_of
 from reactorcide.api.problems import problem, request_id_of
 from reactorcide.api.schemas import LogLineBody
 from reactorcide.domain.errors import NotFound
+from reactorcide.domain.removals import RemovedThing
 from reactorcide.services.log_reading import LogLine, LogPlace, LogReader, StoredLog
 
 MAX_TAIL_LINES = 1_000_000
@@ -47,7 +48,7 @@ _LOG = {
 @router.get(
     "/{job_id}/logs",
     summary="Read or follow a job's log",
-    responses=contract.caller_errors(404, 416)
+    responses=contract.caller_errors(404, 410, 416)
     | {200: _LOG, 206: {"description": "The bytes of `Range`.", "content": {"text/plain": {}}}},
     openapi_extra=contract.parameters(
         contract.query("tail", "The last lines only.", type="integer", minimum=0, maximum=MAX_TAIL_LINES),
@@ -85,6 +86,9 @@ async def read_log(request: Request, caller: Caller, job_id: str) -> Response:
         if start is None and tail is not None:
             log = await services.logs.find(job_id)
             start = LogPlace(log.attempt, await services.logs.tail_start(log, tail))
+        if job.log_loss is not None:
+            # A proper error, and no stream that breaks off.
+            raise job.log_loss.error(RemovedThing.LOG)
         events = follow_log(services.logs, job_id, start or LogPlace(), services.stopping)
         return await _stream(request, events, "text/event-stream")
     log = await services.logs.find(job_id, attempt)

@@ -231,6 +231,10 @@ class JobBody(Answer):
     logs_object_key: str = optional()
     artifacts_object_key: str = optional()
     log_size: int = optional()
+    log_removed_at: datetime = optional(description="The log was there, and is kept no longer.")
+    log_removed_why: Literal["age", "bytes", "lost"] = optional()
+    artifacts_removed_at: datetime = optional(description="They were there, and are kept no longer.")
+    artifacts_removed_why: Literal["age", "bytes", "lost"] = optional()
     isolation: str = optional(
         description="What the newest attempt ran in; `none`: its command never started."
     )

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Literal
 
 from reactorcide.domain.reasons import Fault, Reason
+from reactorcide.domain.removals import Loss
 from reactorcide.domain.status import JobStatus
 
 SourceType = Literal["git", "copy", "none", "tree"]
@@ -102,6 +103,9 @@ class Job:
     logs_object_key: str | None = None
     artifacts_object_key: str | None = None
     log_size: int | None = None
+    log_loss: Loss | None = None
+    """Set if the log of the newest attempt was removed before the job."""
+    artifacts_loss: Loss | None = None
     retry_of: str | None = None
     isolation: str | None = None
     """What the newest attempt ran in; `none` if its command never started."""

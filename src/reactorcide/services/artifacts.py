@@ -18,10 +18,11 @@ import msgspec
 import structlog
 
 from reactorcide.domain.artifacts import Artifact, check_artifacts, is_sha256
-from reactorcide.domain.errors import ClaimLost, InputFault, InvalidInput, NotFound, TooLarge
+from reactorcide.domain.errors import ClaimLost, Gone, InputFault, InvalidInput, NotFound, TooLarge
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import Claim
-from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, StoreUnavailable
+from reactorcide.domain.removals import Loss, RemovedThing
+from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore
 from reactorcide.store import artifacts as rows
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -42,10 +43,18 @@ class StoredArtifacts:
     artifacts: tuple[Artifact, ...]
     """In the order of their paths."""
     is_complete: bool
-    """Whether nothing more will come: the job has ended, and all that was collected is here."""
+    """Whether nothing more will come: the job has ended, and all that was collected is here, or was."""
+    loss: Loss | None = None
+    """Set if they were removed since; then there are none."""
+
+    def check_kept(self) -> None:
+        """Raise Gone if they were removed since."""
+        if self.loss is not None:
+            raise self.loss.error(RemovedThing.ARTIFACTS)
 
     def find(self, path: str) -> Artifact:
-        """Return the artifact at ``path``. Raises NotFound."""
+        """Return the artifact at ``path``. Raises NotFound, Gone."""
+        self.check_kept()
         for artifact in self.artifacts:
             if artifact.path == path:
                 return artifact
@@ -140,7 +149,9 @@ class ArtifactService:
         key = _list_key(claim.job_id, claim.attempt)
         ordered = sorted(artifacts, key=lambda artifact: artifact.path.encode())
         await asyncio.to_thread(self._objects.put, key, msgspec.json.encode(ordered))
-        if not await self._database.run(lambda tx: rows.seal_artifacts(tx, claim, key)):
+        # A content that several paths share is stored once.
+        kept = sum(stored[sha256] for sha256 in {artifact.sha256 for artifact in ordered})
+        if not await self._database.run(lambda tx: rows.seal_artifacts(tx, claim, key, size_bytes=kept)):
             # Another call has sealed them, else this raises.
             await self._promise(claim)
             return []
@@ -155,17 +166,21 @@ class ArtifactService:
 
         Raises:
             NotFound: there is no such job.
+            Gone: the object store has lost the list.
             Unavailable: the database or the object store cannot be reached.
         """
-        row = await self._database.run(lambda tx: rows.read_artifacts(tx, job_id))
-        if row is None:
-            raise NotFound("job", job_id)
+        row = await self._read_row(job_id)
         listed: tuple[Artifact, ...] = ()
         if row.object_key is not None:
-            listed = await self._read_list(row.object_key)
+            try:
+                listed = await self._read_list(row.object_key)
+            except ObjectNotFound:
+                row = await self._read_row(job_id)
+                if row.loss is None:
+                    raise _lost() from None
         # A damaged one is left out of the list by its worker: then there are fewer than were promised.
-        is_complete = row.status.is_final and len(listed) == row.promised
-        return StoredArtifacts(job_id, row.attempt, listed, is_complete)
+        is_complete = row.status.is_final and (len(listed) == row.promised or row.loss is not None)
+        return StoredArtifacts(job_id, row.attempt, listed, is_complete, row.loss)
 
     async def read(
         self, found: StoredArtifacts, artifact: Artifact, start: int = 0, length: int | None = None
@@ -174,6 +189,7 @@ class ArtifactService:
 
         Raises:
             NotFound: the job was deleted meanwhile.
+            Gone: the artifacts were removed meanwhile, or the object store has lost this one.
             Unavailable: the object store cannot be reached.
         """
         key = f"{_folder(found.job_id, found.attempt)}{artifact.sha256}"
@@ -182,7 +198,14 @@ class ArtifactService:
             while piece := await asyncio.to_thread(next, pieces, b""):
                 yield piece
         except ObjectNotFound:
-            raise NotFound("artifact", artifact.path) from None
+            row = await self._read_row(found.job_id)
+            raise (row.loss.error(RemovedThing.ARTIFACTS) if row.loss else _lost(artifact.path)) from None
+
+    async def _read_row(self, job_id: str) -> rows.ArtifactsRow:
+        row = await self._database.run(lambda tx: rows.read_artifacts(tx, job_id))
+        if row is None:
+            raise NotFound("job", job_id)
+        return row
 
     async def _promise(self, claim: Claim) -> rows.Promise:
         promise = None
@@ -211,16 +234,18 @@ class ArtifactService:
         return {info.key.removeprefix(folder): info.size_bytes for info in self._objects.list(folder)}
 
     async def _read_list(self, key: str) -> tuple[Artifact, ...]:
-        """Return a list, which never changes once a job has it."""
+        """Return a list, which never changes once a job has it. Raises ObjectNotFound, StoreUnavailable."""
         if key not in self._lists:
-            try:
-                data = await asyncio.to_thread(self._objects.read, key)
-            except ObjectNotFound:
-                raise StoreUnavailable("the list of the artifacts is not there") from None
+            data = await asyncio.to_thread(self._objects.read, key)
             self._lists[key] = msgspec.json.decode(data, type=tuple[Artifact, ...])
             if len(self._lists) > _KEPT_LISTS:
                 self._lists.popitem(last=False)
         return self._lists[key]
+
+
+def _lost(path: str | None = None) -> Gone:
+    what = "the list of the artifacts" if path is None else f"the artifact {path}"
+    return Gone(f"{what} was lost: the object store does not have it any more")
 
 
 def _folder(job_id: str, attempt: int) -> str:

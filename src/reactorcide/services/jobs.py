@@ -27,7 +27,7 @@ from reactorcide.services.page_cursors import decode_cursor, encode_cursor
 from reactorcide.services.tally import JobTally
 from reactorcide.services.vault import Vault
 from reactorcide.store import idempotency as keys
-from reactorcide.store import job_lists, jobs, outbox
+from reactorcide.store import job_lists, jobs, outbox, removals
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database, Transaction
 from reactorcide.store.explanations import look_at_job
@@ -234,7 +234,7 @@ class JobService:
 
         async def delete(tx: Transaction) -> Job | None:
             job = await _find_own(tx, caller, job_id)
-            if not await jobs.delete_job(tx, job_id):
+            if not await removals.delete_job(tx, job_id, actor=f"user:{caller.user_id}"):
                 return job
             await outbox.add_entry(tx, outbox.PURGE_OBJECTS, f"purge:{job_id}", {"job_id": job_id})
             return None

@@ -13,8 +13,9 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 from weakref import WeakValueDictionary
 
-from reactorcide.domain.errors import NotFound, Unavailable
+from reactorcide.domain.errors import Gone, NotFound, Unavailable
 from reactorcide.domain.jobs import Job
+from reactorcide.domain.removals import RemovedThing
 from reactorcide.objects.port import ObjectNotFound, ObjectStore
 from reactorcide.services.log_chunks import ChunkedLog, LogBytesMissing, sealed_key
 from reactorcide.services.log_lines import IndexedLog, LineCutter, LogLine, StreamName
@@ -139,6 +140,7 @@ class LogReader:
         """Return the log of an attempt (None: of the newest); an empty one if there is none.
 
         Raises:
+            Gone: it was removed, or lost.
             Unavailable.
         """
         row = await self._database.run(partial(logs.read_log, job_id=job_id, attempt=attempt))
@@ -151,6 +153,7 @@ class LogReader:
 
         Raises:
             NotFound: the job was deleted meanwhile.
+            Gone: the log was removed meanwhile, or the object store has lost it.
             Unavailable: the database or the object store cannot be reached, or has lost bytes.
         """
         position, end, tries = start, min(start + length, log.length), 0
@@ -169,7 +172,7 @@ class LogReader:
         """Return the offset at which the last ``lines`` lines begin.
 
         Raises:
-            NotFound, Unavailable: as `read`.
+            NotFound, Gone, Unavailable: as `read`.
         """
         end, wanted, is_first = log.length, lines, True
         while wanted > 0 and end > 0:
@@ -191,7 +194,7 @@ class LogReader:
         Takes bounded memory however long a line is; see `LogLine`.
 
         Raises:
-            NotFound, Unavailable: as `read`.
+            NotFound, Gone, Unavailable: as `read`.
         """
         cutter, position, end, tries = LineCutter(stream), 0, log.length, 0
         source = self._open(log, position)
@@ -225,7 +228,7 @@ class LogReader:
 
         Raises:
             NotFound: there is no such job (any more).
-            Unavailable: as `read`; begin again from the last offset.
+            Gone, Unavailable: as `read`; begin again from the last offset.
         """
         clock, cursor = asyncio.get_running_loop().time, _Cursor(start.attempt, start.offset)
         with self._bell.listen(f"log:{job_id}", f"job:{job_id}") as ear:
@@ -330,14 +333,26 @@ class LogReader:
     async def _find_again(self, log: StoredLog, tries: int) -> StoredLog:
         """Look where the bytes of a log have gone that are not where they were."""
         if tries > _TRIES:
+            if log.is_sealed and await asyncio.to_thread(self._is_gone, log):
+                raise Gone("the log was lost: the object store does not have it any more")
             raise Unavailable("log")
         row = await self._database.run(partial(logs.read_log, job_id=log.job_id, attempt=log.attempt))
         if row is None:
             raise NotFound("log", log.job_id)
         return _as_stored(row)
 
+    def _is_gone(self, log: StoredLog) -> bool:
+        try:
+            self._objects.size(sealed_key(log.job_id, log.attempt))
+        except ObjectNotFound:
+            return True
+        return False
+
 
 def _as_stored(row: LogRow) -> StoredLog:
+    """Return the log of a row. Raises Gone if it was removed."""
+    if row.loss is not None:
+        raise row.loss.error(RemovedThing.LOG)
     sha256 = row.final_sha256 if row.is_sealed else None
     return StoredLog(row.job_id, row.attempt, row.length, row.is_sealed, sha256)
 

@@ -25,6 +25,7 @@ from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, 
 from reactorcide.observability.metrics import Metrics
 from reactorcide.services import log_chunks
 from reactorcide.services.log_chunks import Chunk, ChunkedLog, LogBytesMissing
+from reactorcide.services.purging import delete_owed
 from reactorcide.store import logs, outbox
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database, Transaction
@@ -139,11 +140,10 @@ class LogService:
 
     async def purge(self, job_id: str) -> None:
         """Delete every log and artifact of a job. Raises Unavailable."""
-        await asyncio.to_thread(self._delete_folder, log_chunks.job_folder(job_id))
-        await asyncio.to_thread(self._delete_folder, f"artifacts/{job_id}/")
+        await asyncio.to_thread(delete_owed, self._objects, {"job_id": job_id})
 
     async def purge_due(self) -> int:
-        """Delete what deleted jobs and sealed logs have left, and return how many of these were done.
+        """Delete objects that no row counts on any more, and return how many entries owed them.
 
         Raises:
             Unavailable: the database cannot be reached. Without the object store, it is tried later.
@@ -161,11 +161,7 @@ class LogService:
         return purged
 
     async def _purge_entry(self, entry: OutboxEntry) -> None:
-        job_id, attempt = str(entry.payload["job_id"]), entry.payload.get("attempt")
-        if attempt is None:
-            await self.purge(job_id)
-        else:
-            await asyncio.to_thread(self._delete_folder, log_chunks.chunk_folder(job_id, int(attempt)))
+        await asyncio.to_thread(delete_owed, self._objects, entry.payload)
         await self._database.run(partial(outbox.mark_done, entry_id=entry.entry_id))
 
     async def _append_once(
@@ -357,10 +353,6 @@ class LogService:
         if len(self._doubtful) >= _MAX_DOUBTFUL:
             self._doubtful.clear()
         self._doubtful.add((row.job_id, row.attempt))
-
-    def _delete_folder(self, folder: str) -> None:
-        for info in self._objects.list(folder):
-            self._objects.delete(info.key)
 
     def _delete(self, keys: Sequence[str]) -> None:
         """Delete chunks that no longer count; what cannot be deleted now goes when the log is sealed."""

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from reactorcide.domain.jobs import Claim
+from reactorcide.domain.removals import Loss
 from reactorcide.domain.status import JobStatus
 from reactorcide.store.database import Transaction
+from reactorcide.store.jobs import loss_of
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,16 @@ class ArtifactsRow:
     attempt: int
     promised: int
     object_key: str | None
+    loss: Loss | None
+    """Set if they were removed since."""
 
 
-# After the end only: no attempt whose outcome was refused ever stores a file.
+# After the end only: no attempt whose outcome was refused ever stores a file. And before a removal only:
+# what would come after it nobody would remove.
 _FENCE = """
     a.job_id = %(job_id)s AND a.attempt = %(attempt)s AND a.lease_id = %(lease_id)s
     AND a.worker_id = %(worker_id)s AND a.ended_at IS NOT NULL AND a.artifacts > 0
+    AND a.artifacts_removed_at IS NULL
     AND j.job_id = a.job_id AND j.attempt = a.attempt
 """
 _READ_PROMISE = f"SELECT a.artifacts, j.artifacts_object_key FROM attempts a, jobs j WHERE {_FENCE}"  # noqa: S608 - constants
@@ -38,8 +44,12 @@ _SEAL = f"""
        SET artifacts_object_key = %(key)s, version = j.version + 1, updated_at = now()
       FROM attempts a WHERE {_FENCE} AND j.artifacts_object_key IS NULL
 """  # noqa: S608 - constants
+_MEASURE = """
+    UPDATE attempts SET artifact_bytes = %(size_bytes)s WHERE job_id = %(job_id)s AND attempt = %(attempt)s
+"""
 _READ_ARTIFACTS = """
-    SELECT j.status, j.attempt, j.artifacts_object_key, coalesce(a.artifacts, 0) AS promised
+    SELECT j.status, j.attempt, j.artifacts_object_key, coalesce(a.artifacts, 0) AS promised,
+           a.artifacts_removed_at, a.artifacts_removed_why
       FROM jobs j LEFT JOIN attempts a ON a.job_id = j.job_id AND a.attempt = j.attempt
      WHERE j.job_id = %(job_id)s
 """
@@ -51,10 +61,17 @@ async def read_promise(tx: Transaction, claim: Claim) -> Promise | None:
     return None if row is None else Promise(row["artifacts"], row["artifacts_object_key"])
 
 
-async def seal_artifacts(tx: Transaction, claim: Claim, key: str) -> bool:
-    """Let the list under ``key`` be that of the job. False: it has one, or the claim may bring nothing."""
+async def seal_artifacts(tx: Transaction, claim: Claim, key: str, *, size_bytes: int) -> bool:
+    """Let the list under ``key`` be that of the job. False: it has one, or the claim may bring nothing.
+
+    Args:
+        size_bytes: of what is stored for it.
+    """
     sealed = await tx.execute(_SEAL, _fence(claim) | {"key": key})
-    return sealed.rowcount == 1
+    if sealed.rowcount == 0:
+        return False
+    await tx.execute(_MEASURE, _fence(claim) | {"size_bytes": size_bytes})
+    return True
 
 
 async def read_artifacts(tx: Transaction, job_id: str) -> ArtifactsRow | None:
@@ -63,7 +80,11 @@ async def read_artifacts(tx: Transaction, job_id: str) -> ArtifactsRow | None:
     if row is None:
         return None
     return ArtifactsRow(
-        JobStatus(row["status"]), row["attempt"], row["promised"], row["artifacts_object_key"]
+        JobStatus(row["status"]),
+        row["attempt"],
+        row["promised"],
+        row["artifacts_object_key"],
+        loss_of(row, "artifacts"),
     )
 
 

@@ -11,7 +11,15 @@ _TAKE_TURN = """
 """
 
 
+_SET_TURN = "UPDATE chores SET next_at = now() + %(due_in)s WHERE name = %(name)s"
+
+
 async def take_turn(tx: Transaction, name: str, *, every: timedelta) -> bool:
     """Take the turn of a chore that is due, which then is due again after ``every``. False: it is not."""
     cursor = await tx.execute(_TAKE_TURN, {"name": name, "every": every})
     return await cursor.fetchone() is not None
+
+
+async def set_turn(tx: Transaction, name: str, *, due_in: timedelta) -> None:
+    """Let a chore be due after ``due_in``: who does one that takes long keeps it from the others so."""
+    await tx.execute(_SET_TURN, {"name": name, "due_in": due_in})

@@ -1,4 +1,4 @@
-"""The rows of jobs: submission (T1), cancellation (T7), end of waiting, deletion (T10), and reading one.
+"""The rows of jobs: submission (T1), cancellation (T7), end of waiting, and reading one.
 
 Each change of status is one guarded statement with its event. It first locks the job's row, so that the
 guard sees the latest version. An event's number is the version that its change gave the job: numbers rise,
@@ -18,7 +18,8 @@ import psycopg
 from reactorcide.domain.errors import ReactorcideError
 from reactorcide.domain.jobs import REDACTED, AttemptLimits, Job, JobEvent, JobResources, JobSpec
 from reactorcide.domain.reasons import Fault, Reason
-from reactorcide.domain.status import FINAL, READY, Desired, JobStatus, sources_of
+from reactorcide.domain.removals import Loss, RemovalCause
+from reactorcide.domain.status import READY, Desired, JobStatus, sources_of
 from reactorcide.store.database import Row, Transaction
 
 JOB_COLUMNS = """
@@ -29,8 +30,9 @@ JOB_COLUMNS = """
     j.network, j.labels, j.retry_of, j.status, j.version, j.desired, j.attempt, j.runs, j.max_runs,
     j.not_before, j.created_at, j.updated_at, j.queued_at, j.started_at, j.deadline_at, j.completed_at,
     j.worker_name, j.exit_code, j.signal, j.reason, j.fault, j.message, j.resolved_sha, j.corndogs_task_id,
-    j.logs_object_key, j.artifacts_object_key, a.log_length,
-    a.isolation, a.image_digest, a.limits
+    j.logs_object_key, j.artifacts_object_key,
+    CASE WHEN a.log_removed_at IS NULL THEN a.log_length END AS log_length, a.log_removed_at,
+    a.log_removed_why, a.artifacts_removed_at, a.artifacts_removed_why, a.isolation, a.image_digest, a.limits
 """
 JOB_SOURCE = "jobs j LEFT JOIN attempts a ON a.job_id = j.job_id AND a.attempt = j.attempt"
 
@@ -135,7 +137,6 @@ _EXPIRE_WAITING = """
     )
     SELECT job_id, queue_name, corndogs_task_id AS task_id FROM moved
 """
-_DELETE = "DELETE FROM jobs WHERE job_id = %(job_id)s AND status = ANY(%(final)s)"
 
 
 class RowsRefused(ReactorcideError):
@@ -266,12 +267,6 @@ async def expire_waiting(tx: Transaction, *, limit: int) -> list[ExpiredJob]:
     return [ExpiredJob(**row) for row in await cursor.fetchall()]
 
 
-async def delete_job(tx: Transaction, job_id: str) -> bool:
-    """Delete a job that has ended, with its attempts and events (T10). False: it is not there or has not."""
-    cursor = await tx.execute(_DELETE, {"job_id": job_id, "final": sorted(FINAL)})
-    return cursor.rowcount == 1
-
-
 def job_of(row: Row) -> Job:
     """Return the job of a row of `JOB_COLUMNS`."""
     return Job(
@@ -283,9 +278,17 @@ def job_of(row: Row) -> Job:
         fault=Fault(row["fault"]) if row["fault"] else None,
         worker=row["worker_name"],
         log_size=row["log_length"],
+        log_loss=loss_of(row, "log"),
+        artifacts_loss=loss_of(row, "artifacts"),
         limits=AttemptLimits(**row["limits"]) if row["limits"] else None,
         **{name: row[name] for name in _SAME_IN_ROW_AND_JOB},
     )
+
+
+def loss_of(row: Row, part: str) -> Loss | None:
+    """Return the loss that a row tells of an attempt's `log` or `artifacts`."""
+    at = row[f"{part}_removed_at"]
+    return Loss(at, RemovalCause(row[f"{part}_removed_why"])) if at else None
 
 
 def spec_of(row: Row) -> JobSpec:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from reactorcide.domain.jobs import Claim
+from reactorcide.domain.removals import Loss
 from reactorcide.store.database import Row, Transaction
+from reactorcide.store.jobs import loss_of
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class LogRow:
     final_sha256: bytes | None
     is_started: bool
     is_sealed: bool
+    loss: Loss | None
+    """Set if the sealed log was removed since."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,8 @@ class LogProgress:
 
 _COLUMNS = """
     attempts.job_id, attempts.attempt, log_length, final_log_length, final_log_sha256,
-    attempts.started_at IS NOT NULL AS is_started, log_sealed_at IS NOT NULL AS is_sealed
+    attempts.started_at IS NOT NULL AS is_started, log_sealed_at IS NOT NULL AS is_sealed,
+    log_removed_at, log_removed_why
 """
 
 READ_HELD_LOG = f"""
@@ -188,4 +193,5 @@ def _as_log(row: Row) -> LogRow:
         final_sha256=row["final_log_sha256"],
         is_started=row["is_started"],
         is_sealed=row["is_sealed"],
+        loss=loss_of(row, "log"),
     )

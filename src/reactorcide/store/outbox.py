@@ -4,7 +4,7 @@ An entry is taken for a while, acted upon, and marked done. Who dies in between 
 else after that while, so every effect must bear being done twice.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -14,7 +14,8 @@ from psycopg.types.json import Jsonb
 from reactorcide.store.database import Transaction
 
 PURGE_OBJECTS = "purge_objects"
-"""Payload ``{"job_id": …}``: the log and artifacts of a deleted job are to go."""
+"""Objects are to go that no row counts on any more. Payload: ``{"job_id": …}``, the log and artifacts of a
+deleted job; with ``"attempt"``, the chunks of a sealed log; or what `purge_payload` returns."""
 
 _ADD = """
     INSERT INTO outbox (kind, dedupe, payload) VALUES (%(kind)s, %(dedupe)s, %(payload)s)
@@ -64,6 +65,11 @@ class OutboxEntry:
 async def add_entry(tx: Transaction, kind: str, dedupe: str, payload: Mapping[str, Any]) -> None:
     """Owe an effect from the commit of ``tx`` on; one with the same ``dedupe`` is owed once."""
     await tx.execute(_ADD, {"kind": kind, "dedupe": dedupe, "payload": Jsonb(dict(payload))})
+
+
+def purge_payload(*, folders: Collection[str] = (), keys: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return the payload by which all objects below ``folders``, and those of ``keys``, are to go."""
+    return {"folders": list(folders), "keys": list(keys)}
 
 
 async def take_due(
