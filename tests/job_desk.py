@@ -2,7 +2,7 @@
 
 import hashlib
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from reactorcide.domain.accounts import Principal
@@ -13,6 +13,7 @@ from reactorcide.domain.submission import JobRequest, SubmissionPolicy
 from reactorcide.domain.workers import Timing, WorkerIdentity, WorkerReport
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
+from reactorcide.queue.port import ReadyQueue
 from reactorcide.services.attempts import AttemptService
 from reactorcide.services.jobs import JobService
 from reactorcide.services.maintenance import Chore, Maintenance
@@ -55,15 +56,28 @@ class Clock:
 
 
 class JobDesk:
-    """Everything of a coordinator that moves jobs, with one user. Time in the database passes by `age`."""
+    """Everything of a coordinator that moves jobs, with one user. Time in the database passes by `age`.
 
-    def __init__(self, database: Database, user: Principal) -> None:
+    ``make_queue`` makes another ready queue than the rows of jobs.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        user: Principal,
+        *,
+        make_queue: Callable[[Database, Bell, Metrics], ReadyQueue] | None = None,
+    ) -> None:
         self.database = database
         self.user = user
         self.bell = Bell(database)
-        self.queue = DatabaseQueue(database, self.bell)
-        self.vault = Vault(bytes(range(32)))
         self.metrics = Metrics()
+        self.queue: ReadyQueue = (
+            make_queue(database, self.bell, self.metrics)
+            if make_queue
+            else DatabaseQueue(database, self.bell)
+        )
+        self.vault = Vault(bytes(range(32)))
         self.tally = JobTally(database, self.metrics)
         self.boots: dict[str, str] = {}
         self.jobs = JobService(database, self.queue, self.bell, self.vault, POLICY, tally=self.tally)

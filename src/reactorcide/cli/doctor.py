@@ -64,13 +64,14 @@ async def _examine(settings: "Settings", environ: Mapping[str, str]) -> list[Fin
     looks: tuple[Callable[[], Awaitable[Finding]], ...] = (
         lambda: asyncio.to_thread(_examine_data_dir, settings.data_dir),
         lambda: _examine_database(settings),
+        lambda: _examine_queue(settings),
         lambda: asyncio.to_thread(_examine_git),
         lambda: asyncio.to_thread(_examine_disk, settings.data_dir),
         lambda: asyncio.to_thread(_examine_port, settings),
     )
     isolation = asyncio.create_task(_examine_isolation(settings, environ))
-    data, database, *others = await asyncio.gather(*(look() for look in looks))
-    return [data, database, *await isolation, *others]
+    data, database, queue, *others = await asyncio.gather(*(look() for look in looks))
+    return [data, database, queue, *await isolation, *others]
 
 
 def _examine_data_dir(path: Path) -> Finding:
@@ -106,6 +107,28 @@ async def _examine_database(settings: "Settings") -> Finding:
         text = f"a power cut may undo what was acknowledged: off is {', '.join(weak)}"
         return Finding("database", "warn", text, "set it to on, for this database or for the server")
     return Finding("database", "ok", "reachable, and its schema is up to date")
+
+
+async def _examine_queue(settings: "Settings") -> Finding:
+    if not settings.corndogs_base_url:
+        return Finding("queue", "ok", "the rows of jobs")
+    from reactorcide.domain.errors import Misconfigured
+    from reactorcide.queue.corndogs.errors import QueueUnavailable
+    from reactorcide.wiring.queues import open_corndogs
+
+    where = ", ".join(settings.corndogs_base_url)
+    try:
+        client = open_corndogs(settings)
+        try:
+            await client.ping()
+        finally:
+            await client.close()
+    except Misconfigured as error:
+        return Finding("queue", "fail", str(error), "the text before says it")
+    except QueueUnavailable as error:
+        text = f"Corndogs at {where}: {error.detail}"
+        return Finding("queue", "fail", text, "is it up, and REACTORCIDE_CORNDOGS_BASE_URL right?")
+    return Finding("queue", "ok", f"Corndogs at {where} answers")
 
 
 async def _examine_isolation(settings: "Settings", environ: Mapping[str, str]) -> list[Finding]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import structlog
 
@@ -13,6 +13,9 @@ from reactorcide.queue.database import DatabaseQueue
 from reactorcide.queue.port import ReadyQueue, TicketCounter
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
+
+if TYPE_CHECKING:
+    from reactorcide.queue.corndogs.messages import CorndogsClient
 
 Keeper: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 """A loop that every coordinator keeps going."""
@@ -32,6 +35,27 @@ class OpenedQueue:
     counter: TicketCounter | None = None
 
 
+def open_corndogs(settings: Settings) -> "CorndogsClient":
+    """Return a client of the service that the settings name; nothing is connected yet.
+
+    Raises:
+        Misconfigured: a part of the program is not installed, or a file of certificates is not sound.
+    """
+    try:
+        from reactorcide.queue.corndogs.addresses import open_client
+    except ImportError as error:
+        raise Misconfigured(
+            "CORNDOGS_BASE_URL is set, and a package that it needs is not installed:"
+            " pip install 'reactorcide[corndogs]'"
+        ) from error
+    return open_client(
+        settings.corndogs_base_url,
+        api_key=settings.corndogs_api_key,
+        ca_file=settings.corndogs_ca_file,
+        call_timeout=settings.corndogs_call_seconds,
+    )
+
+
 def open_queue(settings: Settings, database: Database, bell: Bell, metrics: Metrics) -> OpenedQueue:
     """Open the queue that the settings name; nothing is connected yet.
 
@@ -40,24 +64,12 @@ def open_queue(settings: Settings, database: Database, bell: Bell, metrics: Metr
     """
     if not settings.corndogs_base_url:
         return OpenedQueue(DatabaseQueue(database, bell), check=_nothing, close=_nothing)
-    try:
-        from reactorcide.queue.corndogs.addresses import open_client
-    except ImportError as error:
-        raise Misconfigured(
-            "CORNDOGS_BASE_URL is set, and a package that it needs is not installed:"
-            " pip install 'reactorcide[corndogs]'"
-        ) from error
     from reactorcide.queue.corndogs.errors import QueueUnavailable, WrongService
     from reactorcide.queue.corndogs.ready_queue import CorndogsQueue
     from reactorcide.queue.corndogs.relay import TicketRelay
     from reactorcide.queue.corndogs.upkeep import TicketUpkeep
 
-    client = open_client(
-        settings.corndogs_base_url,
-        api_key=settings.corndogs_api_key,
-        ca_file=settings.corndogs_ca_file,
-        call_timeout=settings.corndogs_call_seconds,
-    )
+    client = open_corndogs(settings)
     queue = CorndogsQueue(client, database, bell, watch=metrics)
     relay = TicketRelay(client, queue, database, bell, watch=metrics)
     upkeep = TicketUpkeep(client, queue.clock, database, bell)

@@ -38,3 +38,7 @@ class WrongService(QueueUnavailable):
 
     At the start of the program that is a mistake in its settings. Later somebody may be about to mend it.
     """
+
+
+class SpeaksGrpc(WrongService):
+    """What listens there speaks HTTP/2, as the gRPC releases of Corndogs do, and another wire was tried."""

@@ -54,6 +54,10 @@ class Override:
     auto_target_state: str = ""
 
 
+KEEP = Override()
+"""What a claim does of itself: the two states are swapped, and the timeout stays."""
+
+
 @dataclass(frozen=True)
 class TaskUpdate:
     """New values of a live task. All are written: a timeout or priority of 0 clears what there was.
@@ -102,7 +106,7 @@ class CorndogsClient(Protocol):
         """Return a task, live or archived, None if there is none."""
 
     async def claim_task(
-        self, queues: Sequence[str], state: str, override: Override = Override()
+        self, queues: Sequence[str], state: str, override: Override = KEEP
     ) -> Delivery | None:
         """Claim the best task of these queues that is in ``state``, None if there is none. Does not wait.
 
