@@ -53,6 +53,7 @@ class ObjectStoreContract:
             lambda: next(objects.stream(key)),
             lambda: objects.size(key),
             lambda: objects.delete(key),
+            lambda: objects.delete_many([key]),
         ):
             with pytest.raises(InvalidKey):
                 operation()
@@ -176,6 +177,25 @@ class ObjectStoreContract:
         assert [info.key for info in objects.list("")] == ["a/d"]
         objects.delete("a/d")
         objects.delete("never/was")
+        assert list(objects.list("")) == []
+
+    def test_many_deletes_remove_what_is_there_of_them_and_nothing_else(self, objects: ObjectStore) -> None:
+        for number in range(30):
+            objects.put(f"a/b/{number:02}", b"x")
+        objects.put("a/b-c", b"kept")
+
+        objects.delete_many(f"a/b/{number:02}" for number in range(1, 60))
+        objects.delete_many([])
+
+        assert [info.key for info in objects.list("")] == ["a/b-c", "a/b/00"]
+
+    def test_a_key_that_cannot_be_deleted_keeps_no_other_from_it(self, objects: ObjectStore) -> None:
+        for key in ("a", "b"):
+            objects.put(key, b"x")
+
+        with pytest.raises(InvalidKey):
+            objects.delete_many(["a", "../c", "b"])
+
         assert list(objects.list("")) == []
 
     def test_a_create_only_put_does_not_replace(self, objects: ObjectStore) -> None:

@@ -54,6 +54,7 @@ def test_a_measured_store_tells_how_each_call_ended_and_how_long_it_took() -> No
     with pytest.raises(InvalidKey):
         objects.size("../b")
     objects.delete("a")
+    objects.delete_many(["a"])
 
     assert whole == (b"12", b"12", ["a"])
     assert told == [
@@ -65,6 +66,7 @@ def test_a_measured_store_tells_how_each_call_ended_and_how_long_it_took() -> No
         ("stream", "not_found"),
         ("size", "error"),
         ("delete", "ok"),
+        ("delete_many", "ok"),
     ]
     assert all(0 <= took < 10 for took in seconds)
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
+from reactorcide.objects.deleting import delete_each
 from reactorcide.objects.keys import check_key, check_prefix, check_range
 from reactorcide.objects.port import (
     InvalidKey,
@@ -148,6 +149,10 @@ class FilesystemObjectStore:
         finally:
             os.close(parent)
         self._remove_empty(folders)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        delete_each(self.delete, keys)
 
     def _open_root(self, directory: Path) -> int:
         """Open one of the two directories made at start: missing means an unmounted disk, not no object."""

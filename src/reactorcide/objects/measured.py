@@ -48,6 +48,11 @@ class MeasuredStore:
         with self._measured("delete"):
             self._store.delete(key)
 
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        with self._measured("delete_many"):
+            self._store.delete_many(keys)
+
     def _from_first(self, operation: str, items: Iterator[T]) -> Iterator[T]:
         with self._measured(operation):
             first = tuple(islice(items, 1))

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterable, Iterator
 
+from reactorcide.objects.deleting import delete_each
 from reactorcide.objects.keys import check_key, check_prefix, check_range
 from reactorcide.objects.port import ObjectExists, ObjectInfo, ObjectNotFound
 
@@ -57,6 +58,10 @@ class MemoryObjectStore:
         check_key(key)
         with self._lock:
             self._objects.pop(key, None)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        delete_each(self.delete, keys)
 
     def _find(self, key: str) -> bytes:
         check_key(key)

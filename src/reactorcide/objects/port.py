@@ -91,3 +91,13 @@ class ObjectStore(Protocol):
         Raises:
             InvalidKey, StoreUnavailable.
         """
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """Delete the objects that have these keys; those that are not there count as deleted.
+
+        A key that is none, or whose object cannot be deleted, keeps none of the others from it: the first
+        error comes at the end. Only a store that is out of reach altogether is not tried key by key.
+
+        Raises:
+            InvalidKey, StoreUnavailable.
+        """

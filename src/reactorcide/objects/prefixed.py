@@ -43,3 +43,7 @@ class PrefixedStore:
     def delete(self, key: str) -> None:
         """See `ObjectStore.delete`."""
         self._store.delete(self._prefix + key)
+
+    def delete_many(self, keys: Iterable[str]) -> None:
+        """See `ObjectStore.delete_many`."""
+        self._store.delete_many(self._prefix + key for key in keys)
