@@ -55,7 +55,6 @@ async def measure(count: int, address: str, folder: Path) -> None:
     postgres = EmbeddedPostgres(folder / "pg", is_durable=True)
     await postgres.start()
     try:
-        # Without the address: the jobs' tickets are published when we say so, and not meanwhile.
         settings = load_settings({"DATA_DIR": str(folder), "CORNDOGS_BASE_URL": address}).settings
         async with open_core(settings, postgres.dsn, objects_dir=folder / "objects") as core:
             await measure_product(count, core)
@@ -118,7 +117,8 @@ async def measure_product(count: int, core: Core) -> None:
     async def work(worker_id: str) -> None:
         nonlocal taken
         while taken < count:
-            taken += len(await core.attempts.claim(worker_id, SLOTS, timedelta(seconds=0.2)))
+            claims = await core.attempts.claim(worker_id, SLOTS, timedelta(seconds=0.2))
+            taken += len(claims)
 
     begun = time.perf_counter()
     await asyncio.gather(publish(), *map(work, workers))
