@@ -99,6 +99,10 @@ class Metrics:
 
     def _declare_logs(self) -> None:
         self._log_bytes = self._counter("log_bytes", "Bytes of logs acknowledged.")
+        self._removals = self._counter(
+            "removals", "Jobs, logs, artifacts and orphan objects removed or lost.", "what", "why"
+        )
+        self._removed_bytes = self._counter("removed_bytes", "Bytes of what was removed.", "what", "why")
         self._store_seconds = self._histogram(
             "object_store_seconds", "Calls of the object store, to the first byte.", _FAST, "op", "outcome"
         )
@@ -169,6 +173,11 @@ class Metrics:
     def log_appended(self, size_bytes: int) -> None:
         """So many bytes of a log were acknowledged."""
         self._log_bytes.inc(size_bytes)
+
+    def removed(self, what: str, why: str, count: int, size_bytes: int) -> None:
+        """So many jobs, logs, artifacts of a job, or objects were removed; both labels as in the record."""
+        self._removals.labels(what, why).inc(count)
+        self._removed_bytes.labels(what, why).inc(size_bytes)
 
     def object_store_called(self, operation: str, outcome: str, seconds: float) -> None:
         """The object store answered."""

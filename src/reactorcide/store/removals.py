@@ -32,16 +32,18 @@ _DELETE_JOB = f"""
         RETURNING job_id, name, user_id
     ) {_RECORD_JOBS}
 """  # noqa: S608 - constants
-# What a worker may still bring is waited for.
+AWAITS_DELIVERY = """EXISTS (
+    SELECT FROM attempts a
+     WHERE a.job_id = j.job_id AND a.ended_at > now() - %(delivery)s
+       AND (a.log_sealed_at IS NULL
+            OR a.artifacts > 0 AND a.artifacts_removed_at IS NULL AND j.artifacts_object_key IS NULL))
+"""
+"""Whether of job ``j`` a worker may still bring something."""
 _DELETE_OLD_JOBS = f"""
     WITH due AS MATERIALIZED (
         SELECT j.job_id FROM jobs j
          WHERE j.completed_at < now() - %(kept_for)s
-           AND NOT EXISTS (
-               SELECT FROM attempts a
-                WHERE a.job_id = j.job_id AND a.ended_at > now() - %(delivery)s
-                  AND (a.log_sealed_at IS NULL OR a.artifacts > 0 AND a.artifacts_removed_at IS NULL
-                       AND j.artifacts_object_key IS NULL))
+           AND NOT {AWAITS_DELIVERY}
          ORDER BY j.completed_at, j.job_id LIMIT %(limit)s
            FOR UPDATE SKIP LOCKED
     ), gone AS (

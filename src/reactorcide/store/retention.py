@@ -13,6 +13,7 @@ from psycopg.types.json import Jsonb
 
 from reactorcide.domain.removals import RemovalCause
 from reactorcide.store.database import Row, Transaction
+from reactorcide.store.removals import AWAITS_DELIVERY
 
 Kept = Literal["log", "artifacts"]
 _LOWEST_ID = "00000000-0000-0000-0000-000000000000"
@@ -129,12 +130,13 @@ _SURVEY = """
                max(ended_at) AS newest FROM page) s
       CROSS JOIN LATERAL (SELECT * FROM page ORDER BY ended_at DESC, job_id DESC, attempt DESC LIMIT 1) p
 """
-_SURVEY_JOBS = """
+_SURVEY_JOBS = f"""
     WITH page AS MATERIALIZED (
-        SELECT completed_at, job_id FROM jobs
-         WHERE completed_at < %(ended_before)s::timestamptz
-           AND (completed_at, job_id) > (%(after_end)s::timestamptz, %(after_job)s::uuid)
-         ORDER BY completed_at, job_id LIMIT %(limit)s
+        SELECT j.completed_at, j.job_id FROM jobs j
+         WHERE j.completed_at < %(ended_before)s::timestamptz
+           AND (j.completed_at, j.job_id) > (%(after_end)s::timestamptz, %(after_job)s::uuid)
+           AND NOT {AWAITS_DELIVERY}
+         ORDER BY j.completed_at, j.job_id LIMIT %(limit)s
     ), sizes AS (
         SELECT coalesce(sum(
                    CASE WHEN a.log_removed_at IS NULL THEN a.log_length ELSE 0 END
@@ -146,7 +148,7 @@ _SURVEY_JOBS = """
         SELECT count(*) AS count, min(completed_at) AS oldest, max(completed_at) AS newest FROM page) s
       CROSS JOIN sizes z
       CROSS JOIN LATERAL (SELECT * FROM page ORDER BY completed_at DESC, job_id DESC LIMIT 1) p
-"""
+"""  # noqa: S608 - constants
 # From the newest back: what comes behind the row with which the limit is passed has no room.
 _FIND_LIMIT = """
     WITH page AS MATERIALIZED (
@@ -256,13 +258,14 @@ async def survey_parts(
 
 
 async def survey_jobs(
-    tx: Transaction, *, ended_before: datetime, after: AttemptKey, limit: int
+    tx: Transaction, *, ended_before: datetime, after: AttemptKey, delivery: timedelta, limit: int
 ) -> tuple[Survey, AttemptKey] | None:
-    """Return what the next ``limit`` jobs are that ended before a time, and the last; None: no more."""
+    """As `survey_parts`, of whole jobs that ended before a time."""
     given = {
         "ended_before": ended_before,
         "after_end": after.ended_at,
         "after_job": after.job_id,
+        "delivery": delivery,
         "limit": limit,
     }
     return _surveyed(await (await tx.execute(_SURVEY_JOBS, given)).fetchone())

@@ -166,11 +166,11 @@ CREATE TABLE public.jobs (
     CONSTRAINT source_fits_its_type CHECK ((((source_type = 'git'::text) = (git_url IS NOT NULL)) AND ((source_type = 'copy'::text) = (source_path IS NOT NULL)) AND ((git_ref IS NULL) OR (source_type = 'git'::text))))
 );
 
-CREATE TABLE public.object_store_claim (
+CREATE TABLE public.object_store_mark (
     only_one boolean DEFAULT true NOT NULL,
-    claim_id uuid DEFAULT gen_random_uuid() NOT NULL,
-    claimed_at timestamp with time zone,
-    CONSTRAINT object_store_claim_only_one_check CHECK (only_one)
+    mark_id uuid DEFAULT gen_random_uuid() NOT NULL,
+    made_at timestamp with time zone,
+    CONSTRAINT object_store_mark_only_one_check CHECK (only_one)
 );
 
 CREATE TABLE public.orphan_suspects (
@@ -370,8 +370,8 @@ ALTER TABLE ONLY public.job_events
 ALTER TABLE ONLY public.jobs
     ADD CONSTRAINT jobs_pkey PRIMARY KEY (job_id);
 
-ALTER TABLE ONLY public.object_store_claim
-    ADD CONSTRAINT object_store_claim_pkey PRIMARY KEY (only_one);
+ALTER TABLE ONLY public.object_store_mark
+    ADD CONSTRAINT object_store_mark_pkey PRIMARY KEY (only_one);
 
 ALTER TABLE ONLY public.orphan_suspects
     ADD CONSTRAINT orphan_suspects_pkey PRIMARY KEY (object_key);

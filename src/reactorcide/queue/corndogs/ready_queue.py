@@ -82,6 +82,7 @@ class CorndogsQueue:
         self._look_every = look_every
         self._errands = Errands()
         self.clock = ServiceClock()
+        self._has_plenty = False
 
     async def announce(self, jobs: Sequence[Announcement]) -> None:
         """Wake the relays: what is to be announced they read from the rows."""
@@ -102,7 +103,7 @@ class CorndogsQueue:
             return []
         queues = list(dict.fromkeys(queue_names))
         claimed: list[Claim] = []
-        wanted, drawn_in_all = 1, 0
+        wanted, drawn_in_all = limit if self._has_plenty else 1, 0
         while len(claimed) < limit and drawn_in_all < limit + _EXTRA_DRAWS:
             wanted = min(wanted, limit - len(claimed))
             try:
@@ -113,10 +114,11 @@ class CorndogsQueue:
                     raise
                 log.info("claim.cut_short", part=error.part, claims=len(claimed))
                 break
-            if len(drawn) < wanted:
+            self._has_plenty = len(drawn) == wanted
+            if not self._has_plenty:
                 break
             drawn_in_all += len(drawn)
-            # Where there was one there may be more; each call for nothing costs the service a write.
+            # Where there was one there may be more, but each call for nothing costs the service a write.
             wanted *= 2
         return claimed
 

@@ -68,8 +68,9 @@ CREATE TABLE orphan_suspects (
 CREATE INDEX orphan_suspects_age ON orphan_suspects (seen_at);
 
 -- By this an object store is known to be the one that these rows speak of.
-CREATE TABLE object_store_claim (
-    only_one   boolean PRIMARY KEY DEFAULT true CHECK (only_one),
-    claim_id   uuid NOT NULL DEFAULT gen_random_uuid(),
-    claimed_at timestamptz
+CREATE TABLE object_store_mark (
+    only_one boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    mark_id  uuid NOT NULL DEFAULT gen_random_uuid(),
+    -- When the store was given it; null: not yet.
+    made_at  timestamptz
 );
