@@ -76,14 +76,21 @@ class BackendSettings:
         None, seconds(60, _YEARS), "artifacts are deleted so long after their job's end; unset: with the job"
     )
     artifact_retention_bytes: int | None = setting(
-        None, integer(0, _MOST_BYTES), "artifacts of ended jobs, together; the oldest go first"
+        None, integer(0, _MOST_BYTES), "as LOG_RETENTION_BYTES, of artifacts"
     )
-    retention_dry_run: bool = setting(False, flag, "only tell what retention would delete")
+    retention_dry_run: bool = setting(
+        False, flag, "only tell what retention and the search for orphans would delete"
+    )
+    removal_retention: timedelta = setting(
+        timedelta(days=365), seconds(3_600, _YEARS), "the record of what was deleted is kept so long"
+    )
     retention_interval: timedelta = setting(
         timedelta(seconds=300), seconds(1, 86_400), "between two rounds of retention"
     )
     orphan_interval: timedelta = setting(
-        timedelta(days=1), seconds(10, 2_592_000), "between two searches for objects without a job"
+        timedelta(days=1),
+        seconds(10, 2_592_000),
+        "between two searches for objects without a job and jobs without their objects",
     )
     log_flush: timedelta | None = setting(
         None, seconds(0, 60), "a log that nobody follows is sent so often; unset: 0.1, with s3 and gcs 5"

@@ -35,6 +35,7 @@ from reactorcide.services.jobs import JobService
 from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import LogService
 from reactorcide.services.overview import Overview
+from reactorcide.services.retention import Retention, RetentionRules
 from reactorcide.services.tally import JobTally
 from reactorcide.services.trees import TreeLimits, TreeService
 from reactorcide.services.vault import Vault
@@ -203,6 +204,7 @@ async def running_api(
         trees=TreeService(
             database, objects, limits=TreeLimits(8 * 1024**2, 16 * 1024**2), kept_for=timedelta(days=7)
         ),
+        retention=Retention(database, objects, RetentionRules()),
         overview=Overview(database),
         metrics=metrics,
         probes={"database": probe_database, "object_store": probe_objects},

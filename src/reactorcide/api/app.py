@@ -9,6 +9,7 @@ from reactorcide.api import (
     health,
     jobs,
     logs,
+    retention,
     tokens,
     trees,
     users,
@@ -37,7 +38,7 @@ def create_app(services: ApiServices, settings: ApiSettings) -> FastAPI:
     )
     app.state.parts = ApiParts(services, settings)
     app.state.stopping = services.stopping
-    for routes in (health, jobs, explanations, logs, artifacts, trees, tokens, users, workers):
+    for routes in (health, jobs, explanations, logs, artifacts, trees, retention, tokens, users, workers):
         app.include_router(routes.router)
     for routes in (worker_routes, worker_artifacts, worker_trees):
         app.include_router(routes.router)

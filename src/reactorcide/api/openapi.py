@@ -8,7 +8,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.responses import HTMLResponse, Response
 
 from reactorcide import protocol
-from reactorcide.api import contract, schemas
+from reactorcide.api import contract, retention, schemas
 from reactorcide.api.answers import json_answer
 from reactorcide.api.artifacts import ArtifactListBody
 from reactorcide.api.explanations import ExplanationBody
@@ -47,6 +47,7 @@ _MODELS = (
     schemas.MeBody,
     schemas.QueueListBody,
     schemas.WorkerListBody,
+    *retention.MODELS,
 )
 _PAGE = Path(__file__).with_name("docs_page")
 # Of the page at /docs alone: its own style, its own script, and the schema it asks for.

@@ -17,6 +17,7 @@ from reactorcide.services.jobs import JobService
 from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import LogService
 from reactorcide.services.overview import Overview
+from reactorcide.services.retention import Retention
 from reactorcide.services.trees import TreeService
 
 Probe = Callable[[], Awaitable[None]]
@@ -35,6 +36,7 @@ class ApiServices:
     log_intake: LogService
     artifacts: ArtifactService
     trees: TreeService
+    retention: Retention
     overview: Overview
     metrics: Metrics
     probes: Mapping[str, Probe]

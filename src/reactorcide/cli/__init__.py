@@ -66,6 +66,8 @@ SECTIONS: Mapping[str, Mapping[str, LazyCommand]] = {
     "Overview": {
         "queues": LazyCommand(f"{_HERE}.queues:queues", "List queues."),
         "workers": LazyCommand(f"{_HERE}.workers:workers", "List workers."),
+        "retention": LazyCommand(f"{_HERE}.retention:retention", "Show what is kept how long."),
+        "removals": LazyCommand(f"{_HERE}.retention:removals", "List what was removed and why."),
         "completion": LazyCommand(f"{_HERE}.completion:completion", "Print a completion script."),
     },
 }

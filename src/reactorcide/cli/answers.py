@@ -151,6 +151,9 @@ class ArtifactList:
 
     artifacts: list[ArtifactAnswer]
     complete: bool
+    removed_at: datetime | None = None
+    """They were there, and are kept no longer."""
+    removed_why: str | None = None
     raw: JsonObject = field(default_factory=dict)
 
 

@@ -12,10 +12,12 @@ from reactorcide.cli import render
 from reactorcide.cli.answers import ArtifactAnswer, ArtifactList
 from reactorcide.cli.errors import CommandFailed
 from reactorcide.cli.options import DURATION, ID, ClientOptions, json_option
+from reactorcide.domain.removals import Loss, RemovalCause, RemovedThing
 
 if TYPE_CHECKING:
     from reactorcide.cli.client import ApiClient
 
+_CAUSES = frozenset(RemovalCause)
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 2.0
 
@@ -40,7 +42,7 @@ def list_(options: ClientOptions, job_id: str, as_json: bool) -> None:
         [artifact.path, render.show_size(artifact.size), artifact.content_type, artifact.sha256]
         for artifact in found.artifacts
     ]
-    empty = "the job left no artifacts" if found.complete else "no artifacts have arrived yet"
+    empty = _why_none(found)
     render.write_table(["PATH", "SIZE", "TYPE", "SHA256"], rows, empty=empty, optional=["TYPE", "SHA256"])
     if found.artifacts and not found.complete:
         render.say("some artifacts are missing: their worker could not bring them")
@@ -83,6 +85,8 @@ def get(
         raise click.UsageError("name the artifacts to get, or say --all")
     with options.connect() as client:
         found = _await_artifacts(client, job_id, wait)
+        if found.removed_at is not None:
+            raise CommandFailed(_why_none(found))
         chosen = list(found.artifacts) if wants_all else _choose(found, paths)
         with Download(client, job_id, output) as download, _progress(chosen) as advance:
             for artifact in chosen:
@@ -96,6 +100,14 @@ def get(
         raise CommandFailed(
             "not all artifacts of the job have arrived", "try again later, or with a longer --wait"
         )
+
+
+def _why_none(found: ArtifactList) -> str:
+    """Say why there are no artifacts."""
+    if found.removed_at is None:
+        return "the job left no artifacts" if found.complete else "no artifacts have arrived yet"
+    why = RemovalCause(found.removed_why) if found.removed_why in _CAUSES else RemovalCause.AGE
+    return Loss(found.removed_at, why).describe(RemovedThing.ARTIFACTS)
 
 
 def _await_artifacts(client: "ApiClient", job_id: str, wait: int) -> ArtifactList:

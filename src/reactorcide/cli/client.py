@@ -18,7 +18,7 @@ from urllib.parse import quote, urlsplit
 import httpx2
 
 from reactorcide import __version__
-from reactorcide.cli import answers
+from reactorcide.cli import answers, retention_answers
 from reactorcide.cli.discovery import Target
 from reactorcide.cli.errors import AnswerNotUnderstood, ApiProblem, CoordinatorUnreachable
 from reactorcide.domain.errors import InputFault
@@ -253,6 +253,20 @@ class ApiClient:
     def list_workers(self) -> answers.WorkerList:
         """Return every worker."""
         return answers.read_answer(answers.WorkerList, self._call("GET", "/api/v1/workers"))
+
+    def read_retention(self) -> retention_answers.RetentionAnswer:
+        """Return what is kept how long."""
+        return answers.read_answer(retention_answers.RetentionAnswer, self._call("GET", "/api/v1/retention"))
+
+    def preview_retention(self) -> retention_answers.RetentionPreview:
+        """Return what would be removed now."""
+        told = self._call("GET", "/api/v1/retention/preview")
+        return answers.read_answer(retention_answers.RetentionPreview, told)
+
+    def list_removals(self, query: Query) -> retention_answers.RemovalList:
+        """Return one page of what was removed."""
+        told = self._call("GET", "/api/v1/removals", query=query)
+        return answers.read_answer(retention_answers.RemovalList, told)
 
     # Transport
 

@@ -36,6 +36,8 @@ _SHOWN_FIELDS = (
     ("changed files", "source_changes"),
     ("timeout", "timeout_seconds"),
     ("log bytes", "log_size"),
+    ("log removed", "log_removed_at"),
+    ("artifacts removed", "artifacts_removed_at"),
     ("image", "runner_image"),
     ("image digest", "image_digest"),
     ("ran in", "isolation"),

@@ -1,6 +1,6 @@
 """Deleting objects that no row counts on any more, as an entry of the outbox owes it."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from reactorcide.objects.port import ObjectStore
@@ -20,19 +20,13 @@ def delete_owed(objects: ObjectStore, payload: Mapping[str, Any]) -> None:
     """
     for folder in _folders_of(payload):
         delete_folder(objects, folder)
-    delete_keys(objects, payload.get("keys", ()))
+    if keys := payload.get("keys"):
+        objects.delete_many(keys)
 
 
 def delete_folder(objects: ObjectStore, folder: str) -> None:
     """Delete every object whose key begins with ``folder``. Raises StoreUnavailable."""
-    for info in objects.list(folder):
-        objects.delete(info.key)
-
-
-def delete_keys(objects: ObjectStore, keys: Collection[str]) -> None:
-    """Delete objects that may be gone already. Raises StoreUnavailable."""
-    for key in keys:
-        objects.delete(key)
+    objects.delete_many(info.key for info in objects.list(folder))
 
 
 def _folders_of(payload: Mapping[str, Any]) -> list[str]:

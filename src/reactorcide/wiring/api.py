@@ -54,6 +54,7 @@ async def serving(core: Core, host: str) -> AsyncIterator[str]:
         log_intake=core.logs,
         artifacts=core.artifacts,
         trees=core.trees,
+        retention=core.retention,
         overview=core.overview,
         metrics=core.metrics,
         probes={

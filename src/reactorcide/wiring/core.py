@@ -27,15 +27,17 @@ from reactorcide.services.log_reading import LogReader
 from reactorcide.services.logs import LogService
 from reactorcide.services.maintenance import Maintenance
 from reactorcide.services.new_ids import IdSource
+from reactorcide.services.orphans import OrphanSearch
 from reactorcide.services.overview import Overview
 from reactorcide.services.private_files import keep_private_text
+from reactorcide.services.retention import Retention
 from reactorcide.services.tally import JobTally
 from reactorcide.services.trees import TreeLimits, TreeService
 from reactorcide.services.vault import Vault, load_key
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 from reactorcide.store.migrate import migrate, weak_settings
-from reactorcide.wiring.host import submission_policy
+from reactorcide.wiring.host import retention_rules, submission_policy
 from reactorcide.wiring.queues import Keeper, OpenedQueue, open_queue
 from reactorcide.worker.cancelling import cancel_tasks
 
@@ -68,6 +70,8 @@ class Core:
     log_reader: LogReader
     artifacts: ArtifactService
     trees: TreeService
+    retention: Retention
+    orphans: OrphanSearch
     overview: Overview
     queue: ReadyQueue
     queue_keepers: tuple[Keeper, ...]
@@ -118,6 +122,8 @@ async def open_core(
         stack.push_async_callback(_stop, core.artifacts.close, "artifacts")
         stack.push_async_callback(_stop, core.trees.close, "trees")
         stack.push_async_callback(_stop, core.logs.close, "logs")
+        stack.push_async_callback(_stop, core.retention.close, "retention")
+        stack.push_async_callback(_stop, core.orphans.close, "orphans")
         yield core
 
 
@@ -168,6 +174,7 @@ async def maintaining(core: Core) -> AsyncIterator[None]:
     chores = (
         *(core.logs.seal_due, core.logs.purge_due, core.accounts.flush_last_used, tidy_objects),
         *(core.trees.sweep, core.trees.purge_due),
+        *(core.retention.round_due, core.orphans.search_due),
     )
     maintenance = Maintenance(core.database, core.bell, core.queue, core.timing, chores, tally=core.tally)
     tasks = {asyncio.create_task(run()) for run in (maintenance.run, *core.queue_keepers)}
@@ -239,6 +246,14 @@ def _compose_core(
             objects,
             limits=TreeLimits(settings.tree_limit_bytes, settings.tree_user_limit_bytes),
             kept_for=settings.tree_retention,
+        ),
+        retention=Retention(database, objects, retention_rules(settings), metrics=metrics),
+        orphans=OrphanSearch(
+            database,
+            objects,
+            every=settings.orphan_interval,
+            is_dry_run=settings.retention_dry_run,
+            metrics=metrics,
         ),
         overview=Overview(database, heartbeat=timing.heartbeat, tickets=opened_queue.counter),
         queue=queue,
