@@ -77,6 +77,9 @@ class CorndogsServer:
         self.store = store or CorndogsStore()
         self.faults = Faults()
         self.calls: Counter[str] = Counter()
+        """What it has begun to do, by operation."""
+        self.frames = 0
+        """What it has read, answered or not."""
         self.auths: set[str | None] = set()
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.StreamWriter] = set()
@@ -127,6 +130,7 @@ class CorndogsServer:
                 if length > MAX_FRAME_BYTES:
                     return
                 frame = await reader.readexactly(length)
+                self.frames += 1
                 if not self.faults.delay_seconds:
                     self._answer(frame, writer)
                     await writer.drain()

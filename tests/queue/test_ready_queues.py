@@ -1,15 +1,20 @@
 """Every ready queue keeps the contract."""
 
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
 
 from contracts.ready_queue import NO_WAIT, QUEUES, ReadyQueueContract
+from fakes.corndogs_server import SPLIT, WHOLE, CorndogsServer
 from fixture_types import MakeUser
 from job_desk import JobDesk
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.status import READY, JobStatus, sources_of
 from reactorcide.queue import database as database_queue
+from reactorcide.queue.corndogs.addresses import open_client
+from reactorcide.queue.corndogs.ready_queue import CorndogsQueue
+from reactorcide.queue.corndogs.relay import TicketRelay
 from reactorcide.store.claims import IS_READY
 from reactorcide.store.database import Database
 
@@ -29,6 +34,62 @@ class DatabaseBench:
 
     async def release(self, claim: Claim) -> None:
         await self.desk.attempts.release(claim)
+
+
+class CorndogsBench(DatabaseBench):
+    """Tickets are published by a relay that does a round when something became ready."""
+
+    def __init__(self, desk: JobDesk, worker_id: str, other_worker_id: str, relay: TicketRelay) -> None:
+        super().__init__(desk, worker_id, other_worker_id)
+        self.relay = relay
+
+    async def make_ready(self, queue_name: str, *, priority: int = 0) -> str:
+        job_id = await super().make_ready(queue_name, priority=priority)
+        await self.relay.run_round()
+        return job_id
+
+    async def release(self, claim: Claim) -> None:
+        await super().release(claim)
+        await self.relay.run_round()
+
+
+class CorndogsQueueContract(ReadyQueueContract):
+    """Of a service at the fixture ``address``."""
+
+    @pytest.fixture
+    async def bench(
+        self, database: Database, make_user: MakeUser, address: str
+    ) -> AsyncIterator[CorndogsBench]:
+        client = open_client([address], api_key=None, ca_file=None, call_timeout=timedelta(seconds=10))
+        desk = JobDesk(
+            database,
+            await make_user(),
+            make_queue=lambda own, bell, metrics: CorndogsQueue(client, own, bell, watch=metrics),
+        )
+        assert isinstance(desk.queue, CorndogsQueue)
+        relay = TicketRelay(client, desk.queue, database, desk.bell, watch=desk.metrics)
+        yield CorndogsBench(
+            desk,
+            await desk.worker("one", queues=QUEUES),
+            await desk.worker("two", queues=QUEUES),
+            relay,
+        )
+        await desk.queue.close()
+
+
+class TestCorndogsQueue(CorndogsQueueContract):
+    @pytest.fixture(params=[WHOLE, SPLIT])
+    async def address(self, request: pytest.FixtureRequest) -> AsyncIterator[str]:
+        async with CorndogsServer(shape=request.param) as server:
+            yield server.address
+
+
+class TestCorndogsQueueWithoutGroups(CorndogsQueueContract):
+    @pytest.fixture
+    async def address(self) -> AsyncIterator[str]:
+        async with CorndogsServer() as server:
+            server.faults.unknown = ("GetNextTaskGroup",)
+            yield server.address
 
 
 class TestDatabaseQueue(ReadyQueueContract):
