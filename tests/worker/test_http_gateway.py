@@ -1,8 +1,6 @@
 """The gateway over HTTP: what it makes of answers, certificates and tokens."""
 
 import asyncio
-import datetime
-import ipaddress
 import json
 import os
 import subprocess
@@ -15,12 +13,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 from worker_fixtures import Coordinator, settings, until
 
+from certificates import make_certificate
 from fixture_types import MakeUser
 from job_desk import outcome
 from reactorcide.config import Settings
@@ -306,7 +301,7 @@ async def test_a_token_that_was_replaced_is_taken_up_without_a_loss(
 async def test_net_06_a_wrong_certificate_is_refused_in_words(
     dsn: str, settings: Settings, tmp_path: Path, names: list[str], days: int, words: str
 ) -> None:
-    tls = _certificate(tmp_path, names, days)
+    tls = make_certificate(tmp_path, names, days)
     async with (
         _coordinator(replace(settings, **tls), dsn, tmp_path) as (_, url),
         gateway_to(url, ca_file=tls["tls_cert_file"]) as gateway,
@@ -319,7 +314,7 @@ async def test_net_06_a_private_certificate_is_trusted_only_when_named(
     dsn: str, settings: Settings, tmp_path: Path, make_user: MakeUser
 ) -> None:
     token = (await make_user(kind=TokenKind.WORKER)).token_id
-    tls = _certificate(tmp_path, ["127.0.0.1"], 2)
+    tls = make_certificate(tmp_path, ["127.0.0.1"], 2)
     async with _coordinator(replace(settings, **tls), dsn, tmp_path) as (_, url):
         assert url.startswith("https://")
         async with gateway_to(url, token=lambda: token) as gateway:
@@ -341,7 +336,7 @@ async def test_a_ca_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
 async def test_a_certificate_without_its_key_is_told_at_the_start(
     dsn: str, settings: Settings, tmp_path: Path
 ) -> None:
-    tls = _certificate(tmp_path, ["127.0.0.1"], 2)
+    tls = make_certificate(tmp_path, ["127.0.0.1"], 2)
     (tmp_path / "key.pem").write_text("")
 
     with pytest.raises(Misconfigured, match="no certificate with its key"):
@@ -375,42 +370,6 @@ async def _coordinator(settings: Settings, dsn: str, tmp_path: Path) -> AsyncIte
         serving(core, "127.0.0.1") as url,
     ):
         yield core, url
-
-
-def _certificate(folder: Path, names: list[str], days: int) -> dict[str, Path]:
-    """Make a self-signed certificate that ends in so many days; return the settings that name it."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    now = datetime.datetime.now(datetime.UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "coordinator")])
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=30))
-        .not_valid_after(now + timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([_general_name(entry) for entry in names]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    paths = {"tls_cert_file": folder / "cert.pem", "tls_key_file": folder / "key.pem"}
-    paths["tls_cert_file"].write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    paths["tls_key_file"].write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-    )
-    return paths
-
-
-def _general_name(text: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(text))
-    except ValueError:
-        return x509.DNSName(text)
 
 
 async def test_net_01_a_remote_worker_runs_a_job_through_an_outage_of_its_coordinator(
