@@ -30,14 +30,14 @@ from reactorcide.services.new_ids import IdSource
 from reactorcide.services.orphans import OrphanSearch
 from reactorcide.services.overview import Overview
 from reactorcide.services.private_files import keep_private_text
-from reactorcide.services.retention import Retention
+from reactorcide.services.retention import Retention, RetentionRules
 from reactorcide.services.tally import JobTally
 from reactorcide.services.trees import TreeLimits, TreeService
 from reactorcide.services.vault import Vault, load_key
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 from reactorcide.store.migrate import migrate, weak_settings
-from reactorcide.wiring.host import retention_rules, submission_policy
+from reactorcide.wiring.host import submission_policy
 from reactorcide.wiring.queues import Keeper, OpenedQueue, open_queue
 from reactorcide.worker.cancelling import cancel_tasks
 
@@ -247,7 +247,7 @@ def _compose_core(
             limits=TreeLimits(settings.tree_limit_bytes, settings.tree_user_limit_bytes),
             kept_for=settings.tree_retention,
         ),
-        retention=Retention(database, objects, retention_rules(settings), metrics=metrics),
+        retention=Retention(database, objects, _retention_rules(settings), metrics=metrics),
         orphans=OrphanSearch(
             database,
             objects,
@@ -272,6 +272,20 @@ def _open_objects(settings: Settings, objects_dir: Path, *, is_patient: bool) ->
 
     files = FilesystemObjectStore(settings.object_store_base_path or objects_dir, is_patient=is_patient)
     return _OpenedObjects(PrefixedStore(files, settings.object_store_prefix), files.tidy)
+
+
+def _retention_rules(settings: Settings) -> RetentionRules:
+    """Return what is kept, and for how long."""
+    return RetentionRules(
+        jobs=settings.job_retention,
+        logs=settings.log_retention,
+        log_bytes=settings.log_retention_bytes,
+        artifacts=settings.artifact_retention,
+        artifact_bytes=settings.artifact_retention_bytes,
+        removals=settings.removal_retention,
+        interval=settings.retention_interval,
+        is_dry_run=settings.retention_dry_run,
+    )
 
 
 async def _stop(stop: Callable[[], Awaitable[object]], part: str) -> None:

@@ -5,7 +5,6 @@ from typing import Literal, cast
 
 from reactorcide.config import Settings
 from reactorcide.domain.submission import SubmissionPolicy
-from reactorcide.services.retention import RetentionRules
 from reactorcide.worker.run_spec import HostTerms
 from runnerlib.spec import HostPolicy, Resources
 
@@ -19,20 +18,6 @@ def submission_policy(settings: Settings) -> SubmissionPolicy:
         git_allowed_protocols=settings.git_allowed_protocols,
         git_allowed_hosts=settings.git_allowed_hosts,
         copy_source_roots=settings.copy_source_roots,
-    )
-
-
-def retention_rules(settings: Settings) -> RetentionRules:
-    """Return what is kept, and for how long."""
-    return RetentionRules(
-        jobs=settings.job_retention,
-        logs=settings.log_retention,
-        log_bytes=settings.log_retention_bytes,
-        artifacts=settings.artifact_retention,
-        artifact_bytes=settings.artifact_retention_bytes,
-        removals=settings.removal_retention,
-        interval=settings.retention_interval,
-        is_dry_run=settings.retention_dry_run,
     )
 
 
