@@ -4,7 +4,7 @@ import hashlib
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
@@ -29,11 +29,14 @@ class Entry:
     size_bytes: int
     etag: str
     modified: float
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """Headers that came with it and are given back."""
 
 
 @dataclass
 class _Upload:
     key: str
+    metadata: Mapping[str, str]
     parts: dict[int, tuple[str, bytes]] = field(default_factory=dict)
 
 
@@ -53,14 +56,17 @@ class Shelf:
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.glob("*.json"):
                 told = json.loads(path.read_text())
-                self._entries[told["key"]] = Entry(told["size_bytes"], told["etag"], told["modified"])
+                key = told.pop("key")
+                self._entries[key] = Entry(**told)
 
-    def put(self, key: str, data: bytes, *, etag: str, is_new: bool = False) -> None:
+    def put(
+        self, key: str, data: bytes, *, etag: str, metadata: Mapping[str, str], is_new: bool = False
+    ) -> None:
         """Keep an object. With ``is_new``, raise PreconditionFailed if one is there."""
         with self._lock:
             if is_new and key in self._entries:
                 raise PreconditionFailed
-            entry = Entry(len(data), etag, time.time())
+            entry = Entry(len(data), etag, time.time(), metadata)
             if self._folder is None:
                 self._data[key] = data
             else:
@@ -97,11 +103,11 @@ class Shelf:
         found.sort(key=lambda item: item[0].encode())
         return [item for item in found if item[0].encode() > after.encode()]
 
-    def begin_upload(self, key: str) -> str:
+    def begin_upload(self, key: str, metadata: Mapping[str, str]) -> str:
         """Begin an upload in parts, and return its id."""
         upload_id = uuid4().hex
         with self._lock:
-            self._uploads[upload_id] = _Upload(key)
+            self._uploads[upload_id] = _Upload(key, metadata)
         return upload_id
 
     def put_part(self, upload_id: str, key: str, number: int, data: bytes, *, etag: str) -> None:
@@ -118,13 +124,14 @@ class Shelf:
             NoSuchUpload, InvalidPart, PreconditionFailed.
         """
         with self._lock:
-            parts = self._upload(upload_id, key).parts
+            upload = self._upload(upload_id, key)
+            parts = {**upload.parts}
         if not named or any(number not in parts or parts[number][0] != etag for number, etag in named):
             raise InvalidPart
         data = b"".join(parts[number][1] for number, _ in named)
         digests = b"".join(hashlib.md5(parts[number][1]).digest() for number, _ in named)
         etag = f"{hashlib.md5(digests).hexdigest()}-{len(named)}"
-        self.put(key, data, etag=etag, is_new=is_new)
+        self.put(key, data, etag=etag, metadata=upload.metadata, is_new=is_new)
         self.abort_upload(upload_id, key)
         return etag
 

@@ -139,7 +139,7 @@ class S3Stub:
 
     def _put(self, call: Call, body: bytes) -> Answer:
         body, etag = self._kept(call, body)
-        self._shelf.put(call.key, body, etag=etag, is_new=_is_new(call))
+        self._shelf.put(call.key, body, etag=etag, metadata=call.metadata, is_new=_is_new(call))
         return Answer(headers={"ETag": f'"{etag}"'})
 
     def _get(self, call: Call, _: bytes) -> Answer:
@@ -169,7 +169,7 @@ class S3Stub:
         return wire.give_deleted(deleted, failed)
 
     def _create_upload(self, call: Call, _: bytes) -> Answer:
-        return wire.give_upload(call, self._shelf.begin_upload(call.key))
+        return wire.give_upload(call, self._shelf.begin_upload(call.key, call.metadata))
 
     def _put_part(self, call: Call, body: bytes) -> Answer:
         body, etag = self._kept(call, body)

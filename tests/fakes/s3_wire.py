@@ -37,6 +37,12 @@ class Call:
     headers: Mapping[str, str]
     """Their names in lower case."""
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What is kept with an object beside its bytes."""
+        kept = ("x-amz-meta-", "content-type", "content-disposition")
+        return {name: value for name, value in self.headers.items() if name.startswith(kept)}
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -132,11 +138,14 @@ def xml(text: str, status: int = 200) -> Answer:
 def give_object(call: Call, entry: Entry, data: bytes | None) -> Answer:
     """Return an object or the range that is asked for; without ``data`` all but the body."""
     stamp = format_datetime(datetime.fromtimestamp(entry.modified, UTC), usegmt=True)
-    headers = {"ETag": f'"{entry.etag}"', "Last-Modified": stamp, "Accept-Ranges": "bytes"}
-    headers["Content-Type"] = call.query.get("response-content-type", "application/octet-stream")
-    for name in ("Content-Disposition", "Cache-Control"):
-        if f"response-{name.lower()}" in call.query:
-            headers[name] = call.query[f"response-{name.lower()}"]
+    etag = f'"{entry.etag}"'
+    if call.headers.get("if-match", etag) not in (etag, "*"):
+        return error(412, "PreconditionFailed", "The object has another ETag")
+    headers = {"etag": etag, "last-modified": stamp, "accept-ranges": "bytes"}
+    headers |= {"content-type": "application/octet-stream", **entry.metadata}
+    for name in ("content-type", "content-disposition", "cache-control"):
+        if f"response-{name}" in call.query:
+            headers[name] = call.query[f"response-{name}"]
     if data is None:
         return Answer(200, b"", headers, entry.size_bytes)
     asked = re.fullmatch(r"bytes=(\d+)-(\d*)|bytes=-(\d+)", call.headers.get("range", ""))
@@ -148,7 +157,7 @@ def give_object(call: Call, entry: Entry, data: bytes | None) -> Answer:
     if start >= end:
         refused = error(416, "InvalidRange", "The requested range is not satisfiable")
         return Answer(416, refused.body, {**refused.headers, "Content-Range": f"bytes */{len(data)}"})
-    headers["Content-Range"] = f"bytes {start}-{end - 1}/{len(data)}"
+    headers["content-range"] = f"bytes {start}-{end - 1}/{len(data)}"
     return Answer(206, data[start:end], headers)
 
 

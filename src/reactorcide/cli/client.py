@@ -21,6 +21,7 @@ from reactorcide import __version__
 from reactorcide.cli import answers, retention_answers
 from reactorcide.cli.discovery import Target
 from reactorcide.cli.errors import AnswerNotUnderstood, ApiProblem, CoordinatorUnreachable
+from reactorcide.cli.stored import RANGE_NOT_SATISFIABLE, StoredFiles
 from reactorcide.domain.errors import InputFault
 from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.trees import Blob
@@ -44,6 +45,7 @@ class ApiClient:
 
     def __init__(self, target: Target) -> None:
         self._target = target
+        self._stored = StoredFiles()
         is_local = (urlsplit(target.url).hostname or "") in _LOOPBACK
         headers = {"User-Agent": f"reactorcide/{__version__}", "Accept": "application/json"}
         if target.token is not None:
@@ -66,6 +68,7 @@ class ApiClient:
     def close(self) -> None:
         """Give the connections back."""
         self._http.close()
+        self._stored.close()
 
     # Jobs
 
@@ -131,22 +134,25 @@ class ApiClient:
         """Yield an artifact from the byte ``start`` on, as it is. One try: the reader knows how far it came.
 
         Raises:
-            CoordinatorUnreachable: the connection failed, now or while it was read.
+            CoordinatorUnreachable, StoreUnreachable: the connection failed, now or while it was read.
         """
         headers = {"Accept": "*/*", "Accept-Encoding": "identity"}
         if start:
             headers["Range"] = f"bytes={start}-"
-        address = f"{_job_path(job_id)}/artifacts/{quote(path)}"
+        address, elsewhere = f"{_job_path(job_id)}/artifacts/{quote(path)}", None
         try:
             with self._http.stream("GET", address, headers=headers) as response:
-                if start and response.status_code == httpx2.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    return
-                if response.status_code != (httpx2.codes.PARTIAL_CONTENT if start else httpx2.codes.OK):
-                    response.read()
-                    self._refuse(response)
-                yield from response.iter_raw()
+                if response.status_code == httpx2.codes.TEMPORARY_REDIRECT:
+                    elsewhere = response.headers.get("Location", "")
+                elif not start or response.status_code != RANGE_NOT_SATISFIABLE:
+                    if response.status_code != (httpx2.codes.PARTIAL_CONTENT if start else httpx2.codes.OK):
+                        response.read()
+                        self._refuse(response)
+                    yield from response.iter_raw()
         except httpx2.TransportError as error:
             raise self._unreachable(error) from error
+        if elsewhere is not None:
+            yield from self._stored.read(elsewhere, start=start)
 
     @contextmanager
     def open_log(

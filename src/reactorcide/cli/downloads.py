@@ -15,7 +15,7 @@ from typing import Protocol
 
 from reactorcide.cli.answers import ArtifactAnswer
 from reactorcide.cli.client import pause_seconds
-from reactorcide.cli.errors import CommandFailed, CoordinatorUnreachable
+from reactorcide.cli.errors import CommandFailed, CoordinatorUnreachable, StoreUnreachable
 from runnerlib.spec.artifacts import check_artifact_path
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -88,6 +88,8 @@ class Download:
         for tries in range(1, _MAX_TRIES + 1):
             try:
                 for piece in self._client.read_artifact(self._job_id, artifact.path, start=done):
+                    if done + len(piece) > artifact.size:
+                        raise CommandFailed(f"{artifact.path}: more bytes came than it has")
                     rest = memoryview(piece)
                     while rest:
                         rest = rest[os.write(file, rest) :]
@@ -95,7 +97,7 @@ class Download:
                     done += len(piece)
                     advance(len(piece))
                 break
-            except CoordinatorUnreachable:
+            except (CoordinatorUnreachable, StoreUnreachable):
                 if tries == _MAX_TRIES:
                     raise
                 time.sleep(pause_seconds(tries))

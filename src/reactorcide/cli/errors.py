@@ -37,6 +37,10 @@ class CoordinatorUnreachable(CommandFailed):
     """Nothing answers at the coordinator's URL, or only "not now"."""
 
 
+class StoreUnreachable(CommandFailed):
+    """The object store that the coordinator points to does not answer, or only "not now"."""
+
+
 class AnswerNotUnderstood(CommandFailed):
     """What answered does not speak as a coordinator of this version does."""
 
