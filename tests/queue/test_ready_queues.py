@@ -6,6 +6,7 @@ from datetime import timedelta
 import pytest
 
 from contracts.ready_queue import NO_WAIT, QUEUES, ReadyQueueContract
+from fakes.corndogs_grpc import CorndogsGrpcServer
 from fakes.corndogs_server import SPLIT, WHOLE, CorndogsServer
 from fixture_types import MakeUser
 from job_desk import JobDesk
@@ -89,6 +90,13 @@ class TestCorndogsQueueWithoutGroups(CorndogsQueueContract):
     async def address(self) -> AsyncIterator[str]:
         async with CorndogsServer() as server:
             server.faults.unknown = ("GetNextTaskGroup",)
+            yield server.address
+
+
+class TestCorndogsQueueOverGrpc(CorndogsQueueContract):
+    @pytest.fixture
+    async def address(self) -> AsyncIterator[str]:
+        async with CorndogsGrpcServer() as server:
             yield server.address
 
 

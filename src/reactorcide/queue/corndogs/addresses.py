@@ -47,13 +47,18 @@ def open_client(
 
     def speak_grpc() -> CorndogsClient:
         try:
-            from reactorcide.queue.corndogs.grpc_client import GrpcClient
+            from reactorcide.queue.corndogs.grpc_client import GrpcClient, tls_credentials
         except ImportError as error:
             raise Misconfigured(
                 "the Corndogs at CORNDOGS_BASE_URL speaks gRPC, and a package for that is not installed:"
                 " pip install 'reactorcide[corndogs-grpc]'"
             ) from error
-        return GrpcClient(seeds, api_key=api_key, ca_file=ca_file, call_timeout=call_timeout)
+        return GrpcClient(
+            list(map(str, addresses)),
+            api_key=api_key,
+            credentials=tls_credentials(ca_file) if tls is not None else None,
+            call_timeout=call_timeout,
+        )
 
     if scheme in ("tcp", "tls"):
         return speak_csil()

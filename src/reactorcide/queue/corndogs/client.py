@@ -27,6 +27,7 @@ from reactorcide.queue.corndogs.errors import (
 )
 from reactorcide.queue.corndogs.messages import (
     KEEP,
+    NOBODY,
     Delivery,
     NewTask,
     Override,
@@ -45,8 +46,6 @@ _ELECTION_PAUSE = timedelta(seconds=0.3)
 """A service without a leader is asked again after this, doubling: an election takes about 2 s."""
 _RETRY_BASE = timedelta(seconds=0.1)
 _RETRY_CEILING = timedelta(seconds=2)
-_NOBODY = "00000000-0000-4000-8000-000000000000"
-"""The uuid of no task: servers draw theirs at random."""
 
 log = structlog.get_logger()
 
@@ -187,7 +186,7 @@ class CsilClient:
     async def _is_payload_optional(self) -> bool:
         """Tell whether an update may leave the payload out; a task that is nobody's tells it harmlessly."""
         if self._keeps_payload is None:
-            nothing = TaskUpdate(_NOBODY, "probe", "probe", "probe", timeout=0, priority=0)
+            nothing = TaskUpdate(NOBODY, "probe", "probe", "probe", timeout=0, priority=0)
             try:
                 await self._call("UpdateTask", csil.encode_update(nothing, payload=None), csil.decode_task)
             except CallRefused:

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+NOBODY = "00000000-0000-4000-8000-000000000000"
+"""The uuid of no task: servers draw theirs at random."""
 NO_TIMEOUT = -1
 """Of a new task: it never goes to its other state by itself; 0 would be the server's default."""
 

@@ -15,7 +15,7 @@ import structlog
 from reactorcide.domain.errors import Unavailable
 from reactorcide.domain.jobs import Claim
 from reactorcide.queue.corndogs.errands import Errands
-from reactorcide.queue.corndogs.errors import QueueUnavailable
+from reactorcide.queue.corndogs.errors import QueueUnavailable, UnknownOperation
 from reactorcide.queue.corndogs.messages import CorndogsClient, Delivery, Override, Task, TaskUpdate
 from reactorcide.queue.corndogs.payload import read_job_id
 from reactorcide.queue.corndogs.service_clock import ServiceClock
@@ -136,7 +136,10 @@ class CorndogsQueue:
 
     async def count_tickets(self, queue_names: Collection[str]) -> Mapping[str, TicketCount]:
         """As `TicketCounter` says."""
-        counts = await asyncio.gather(*map(self._client.count_states, queue_names))
+        try:
+            counts = await asyncio.gather(*map(self._client.count_states, queue_names))
+        except UnknownOperation:
+            return {}
         return {
             counted.queue: TicketCount(counted.states.get(READY, 0), counted.states.get(DRAWN, 0))
             for counted in counts

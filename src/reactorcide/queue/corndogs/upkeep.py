@@ -11,6 +11,7 @@ from functools import partial
 import structlog
 
 from reactorcide.domain.errors import Unavailable
+from reactorcide.queue.corndogs.errors import UnknownOperation
 from reactorcide.queue.corndogs.messages import CorndogsClient
 from reactorcide.queue.corndogs.ready_queue import RELAY_TOPIC
 from reactorcide.queue.corndogs.service_clock import ServiceClock
@@ -65,15 +66,23 @@ class TicketUpkeep:
         doubted = 0
         for name in list(self._queues):
             # Never all queues at once: those of others on the same service are not ours to sweep.
-            swept = await self._client.sweep(name, self._clock.now())
-            if swept:
-                log.info("tickets.returned", queue=name, tickets=swept)
-                self._bell.ring(f"queue:{name}")
-            wanted = published.get(name, 0)
-            if wanted and (await self._client.count_states(name)).count < wanted:
-                doubted += await self._doubt(name)
+            try:
+                doubted += await self._look_at(name, published.get(name, 0))
+            except UnknownOperation as error:
+                # A very old service: then each ticket is only asked after in its own time.
+                log.info("upkeep.not_offered", detail=str(error))
         if adopted or doubted:
             self._bell.ring(RELAY_TOPIC)
+
+    async def _look_at(self, name: str, wanted: int) -> int:
+        """Return drawn tickets of a queue; of ``wanted`` ones, return how many may be lost."""
+        swept = await self._client.sweep(name, self._clock.now())
+        if swept:
+            log.info("tickets.returned", queue=name, tickets=swept)
+            self._bell.ring(f"queue:{name}")
+        if not wanted or (await self._client.count_states(name)).count >= wanted:
+            return 0
+        return await self._doubt(name)
 
     async def _doubt(self, queue_name: str) -> int:
         """Let every ticket of a queue be looked after that is not known to lie there."""
