@@ -116,6 +116,52 @@ class ObjectStoreContract:
         assert list(objects.list("")) == [ObjectInfo("old", 3)]
         assert objects.read("old") == b"old"
 
+    def test_a_large_iterable_is_stored_whole_or_not_at_all(self, objects: ObjectStore) -> None:
+        blocks = [os.urandom(700_001) for _ in range(30)]
+
+        def failing() -> Iterator[bytes]:
+            yield from blocks
+            raise LookupError("the end is missing")
+
+        stored = objects.put("large", iter(blocks))
+        with pytest.raises(LookupError, match="the end is missing"):
+            objects.put("large", failing())
+        with pytest.raises(LookupError, match="the end is missing"):
+            objects.put("new", failing(), create_only=True)
+
+        assert stored == objects.size("large") == 21_000_030
+        assert objects.read("large") == b"".join(blocks)
+        assert [info.key for info in objects.list("")] == ["large"]
+
+    def test_what_is_put_may_come_out_of_the_same_store(self, objects: ObjectStore) -> None:
+        pieces = {f"pieces/{number}": os.urandom(1_000_000) for number in range(20)}
+        for key, piece in pieces.items():
+            objects.put(key, piece)
+
+        objects.put("whole", (objects.read(key) for key in pieces))
+
+        assert objects.read("whole") == b"".join(pieces.values())
+
+    @pytest.mark.parametrize("size", [3_000, 20_000_000])
+    def test_a_create_only_iterable_does_not_replace(self, objects: ObjectStore, size: int) -> None:
+        def pieces(content: bytes) -> Iterator[bytes]:
+            for _ in range(0, size, 1_000):
+                yield content * 1_000
+
+        def overtaken() -> Iterator[bytes]:
+            yield from pieces(b"2")
+            objects.put("b", b"first")
+
+        stored = objects.put("a", pieces(b"1"), create_only=True)
+        with pytest.raises(ObjectExists):
+            objects.put("a", pieces(b"2"), create_only=True)
+        with pytest.raises(ObjectExists):
+            objects.put("b", overtaken(), create_only=True)
+
+        assert stored == size
+        assert objects.read("a") == b"1" * size
+        assert objects.read("b") == b"first"
+
     def test_reading_a_missing_key_raises_object_not_found(self, objects: ObjectStore) -> None:
         objects.put("logs/one/two", b"x")
 

@@ -6,10 +6,10 @@ import pytest
 
 from contracts.object_store import ObjectStoreContract
 from reactorcide.objects.filesystem import FilesystemObjectStore
-from reactorcide.objects.measured import MeasuredStore
+from reactorcide.objects.measured import MeasuredStore, measured
 from reactorcide.objects.memory import MemoryObjectStore
 from reactorcide.objects.port import InvalidKey, ObjectExists, ObjectNotFound, ObjectStore
-from reactorcide.objects.prefixed import PrefixedStore
+from reactorcide.objects.prefixed import PrefixedStore, prefixed
 
 
 class TestFilesystemObjectStore(ObjectStoreContract):
@@ -28,6 +28,24 @@ class TestMeasuredStore(ObjectStoreContract):
     @pytest.fixture
     def objects(self) -> ObjectStore:
         return MeasuredStore(MemoryObjectStore(), lambda *_: None)
+
+
+class TestS3ObjectStore(ObjectStoreContract):
+    @pytest.fixture
+    def objects(self, s3_store: ObjectStore) -> ObjectStore:
+        return s3_store
+
+
+class TestGcsObjectStore(ObjectStoreContract):
+    @pytest.fixture
+    def objects(self, gcs_store: ObjectStore) -> ObjectStore:
+        return gcs_store
+
+
+class TestMeasuredAndPrefixedS3Store(ObjectStoreContract):
+    @pytest.fixture
+    def objects(self, s3_store: ObjectStore) -> ObjectStore:
+        return measured(prefixed(s3_store, ""), lambda *_: None)
 
 
 class TestEmptyPrefix(ObjectStoreContract):

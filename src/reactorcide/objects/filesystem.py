@@ -17,7 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from reactorcide.objects.deleting import delete_each
-from reactorcide.objects.keys import check_key, check_prefix, check_range
+from reactorcide.objects.keys import check_key, check_prefix, check_range, is_key
 from reactorcide.objects.port import (
     InvalidKey,
     ObjectExists,
@@ -346,17 +346,9 @@ def _entries(folder: int, prefix: str) -> list[str | ObjectInfo]:
             # A folder sorts by its name and slash, as the keys below it do.
             if entry.is_dir(follow_symlinks=False):
                 found.append((os.fsencode(f"{entry.name}/"), f"{key}/"))
-            elif entry.is_file(follow_symlinks=False) and _is_key(key):
+            elif entry.is_file(follow_symlinks=False) and is_key(key):
                 with suppress(FileNotFoundError):
                     size = entry.stat(follow_symlinks=False).st_size
                     found.append((os.fsencode(entry.name), ObjectInfo(key, size)))
     found.sort(key=lambda item: item[0])
     return [item for _, item in found]
-
-
-def _is_key(key: str) -> bool:
-    try:
-        check_key(key)
-    except InvalidKey:
-        return False
-    return True

@@ -32,6 +32,15 @@ def check_key(key: str) -> None:
             raise InvalidKey(f"a component of a key has at most {MAX_COMPONENT_BYTES} bytes")
 
 
+def is_key(key: str) -> bool:
+    """Tell whether `check_key` lets a key pass."""
+    try:
+        check_key(key)
+    except InvalidKey:
+        return False
+    return True
+
+
 def check_prefix(prefix: str) -> None:
     """Refuse a prefix that is neither empty nor a key followed by ``/``. Raises InvalidKey."""
     if not prefix:

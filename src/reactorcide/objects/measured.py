@@ -3,14 +3,31 @@
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from itertools import chain, islice
 from typing import TypeVar
 
-from reactorcide.objects.port import ObjectExists, ObjectInfo, ObjectNotFound, ObjectStore, StoreUnavailable
+from reactorcide.objects.port import (
+    ObjectExists,
+    ObjectInfo,
+    ObjectNotFound,
+    ObjectStore,
+    SignsUrls,
+    StoreUnavailable,
+)
 
 T = TypeVar("T")
 Observer = Callable[[str, str, float], None]
 """Is told operation, outcome (ok, not_found, exists, unavailable, error) and seconds, from any thread."""
+
+
+def measured(store: ObjectStore, observe: Observer) -> ObjectStore:
+    """Return a `MeasuredStore`, which `SignsUrls` if ``store`` does."""
+    return (
+        SigningMeasuredStore(store, observe, store)
+        if isinstance(store, SignsUrls)
+        else MeasuredStore(store, observe)
+    )
 
 
 class MeasuredStore:
@@ -75,3 +92,16 @@ class MeasuredStore:
             raise
         finally:
             self._observe(operation, outcome, time.monotonic() - begun)
+
+
+class SigningMeasuredStore(MeasuredStore):
+    """A `MeasuredStore` that `SignsUrls`."""
+
+    def __init__(self, store: ObjectStore, observe: Observer, signer: SignsUrls) -> None:
+        super().__init__(store, observe)
+        self._signer = signer
+
+    def signed_url(self, key: str, *, expires_in: timedelta, filename: str | None = None) -> str:
+        """See `SignsUrls.signed_url`."""
+        with self._measured("sign"):
+            return self._signer.signed_url(key, expires_in=expires_in, filename=filename)

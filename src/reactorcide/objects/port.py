@@ -8,9 +8,13 @@ after a crash; when it returns, the object is durable.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import timedelta
+from typing import Protocol, runtime_checkable
 
 from reactorcide.domain.errors import ReactorcideError, Unavailable
+
+ATOMIC_CREATE_BYTES = 8 * 1024 * 1024
+"""Up to this size a create-only put is decided by the store itself, on every backend."""
 
 
 class InvalidKey(ReactorcideError):
@@ -39,6 +43,10 @@ class StoreUnavailable(Unavailable):
         self.detail = detail
 
 
+class StoreRefused(StoreUnavailable):
+    """The store answers, and refuses what only an operator can change; the detail says what."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """What a list says of one object."""
@@ -54,7 +62,12 @@ class ObjectStore(Protocol):
         """Store ``data`` whole under ``key`` and return its size in bytes.
 
         An iterable is taken piece by piece and never held whole in memory. Without ``create_only``
-        an object there is replaced. Of many create-only puts of one key, exactly one succeeds.
+        an object there is replaced. Of many create-only puts of one key, exactly one succeeds. Of an
+        iterable longer than `ATOMIC_CREATE_BYTES` a backend may promise less: an object that was there
+        before the last piece was taken is never replaced, but of two such puts that end at the same
+        moment both may succeed, and the object is that of one of them, whole.
+
+        An error of the iterable passes through; nothing is stored then.
 
         Raises:
             InvalidKey, ObjectExists, StoreUnavailable.
@@ -97,6 +110,26 @@ class ObjectStore(Protocol):
 
         A key that is none, or whose object cannot be deleted, keeps none of the others from it: the first
         error comes at the end. Only a store that is out of reach altogether is not tried key by key.
+
+        Raises:
+            InvalidKey, StoreUnavailable.
+        """
+
+
+@runtime_checkable
+class SignsUrls(Protocol):
+    """What a store has beside `ObjectStore` if others can fetch from it by themselves."""
+
+    def signed_url(self, key: str, *, expires_in: timedelta, filename: str | None = None) -> str:
+        """Return a URL that lets whoever has it GET this one object for so long, without credentials.
+
+        Whether the object is there is not looked at.
+
+        Args:
+            expires_in: at least a second, at most seven days; with the temporary credentials of a role it
+                also ends with them.
+            filename: what a browser is to save it as. Where only the driver knows the credentials (those of
+                a machine or a role) it cannot be said, and the name is the last component of the key.
 
         Raises:
             InvalidKey, StoreUnavailable.

@@ -1,9 +1,19 @@
 """A store inside another: every key gets a prefix put before it (OBJECT_STORE_PREFIX)."""
 
 from collections.abc import Iterable, Iterator
+from datetime import timedelta
 
 from reactorcide.objects.keys import check_prefix
-from reactorcide.objects.port import ObjectInfo, ObjectStore
+from reactorcide.objects.port import ObjectInfo, ObjectStore, SignsUrls
+
+
+def prefixed(store: ObjectStore, prefix: str) -> ObjectStore:
+    """Return a `PrefixedStore`, which `SignsUrls` if ``store`` does. Raises InvalidKey."""
+    return (
+        SigningPrefixedStore(store, prefix, store)
+        if isinstance(store, SignsUrls)
+        else PrefixedStore(store, prefix)
+    )
 
 
 class PrefixedStore:
@@ -47,3 +57,15 @@ class PrefixedStore:
     def delete_many(self, keys: Iterable[str]) -> None:
         """See `ObjectStore.delete_many`."""
         self._store.delete_many(self._prefix + key for key in keys)
+
+
+class SigningPrefixedStore(PrefixedStore):
+    """A `PrefixedStore` that `SignsUrls`."""
+
+    def __init__(self, store: ObjectStore, prefix: str, signer: SignsUrls) -> None:
+        super().__init__(store, prefix)
+        self._signer = signer
+
+    def signed_url(self, key: str, *, expires_in: timedelta, filename: str | None = None) -> str:
+        """See `SignsUrls.signed_url`."""
+        return self._signer.signed_url(self._prefix + key, expires_in=expires_in, filename=filename)
