@@ -1,4 +1,4 @@
-"""Every Corndogs keeps the contract: ours of the tests, in each wire and shape, and a real one where it is told."""
+"""Every Corndogs keeps the contract: ours, by each wire and shape, and a real one if it is named."""
 
 import os
 from collections.abc import AsyncIterator
@@ -39,9 +39,14 @@ class TestOurGrpcServer(CorndogsServiceContract):
                 yield client
 
 
-@pytest.mark.skipif(not REAL, reason="CORNDOGS_TEST_ADDR names no Corndogs to be tried")
-class TestRealServer(CorndogsServiceContract):
-    @pytest.fixture
-    async def service(self) -> AsyncIterator[CorndogsClient]:
-        async for client in connected(REAL or ""):
-            yield client
+if REAL:
+
+    class TestRealServer(CorndogsServiceContract):
+        @pytest.fixture
+        async def service(self) -> AsyncIterator[CorndogsClient]:
+            async for client in connected(REAL or ""):
+                yield client
+else:
+
+    def test_a_real_server_keeps_the_contract() -> None:
+        pytest.skip("CORNDOGS_TEST_ADDR names no Corndogs to be tried")
