@@ -66,6 +66,8 @@ STATEMENTS = {
     "survey logs": retention._SURVEY_PART["log"],
     "survey artifacts": retention._SURVEY_PART["artifacts"],
     "survey jobs": retention._SURVEY_JOBS,
+    "sum of logs": retention._SUM_OF_PART["log"],
+    "sum of artifacts": retention._SUM_OF_PART["artifacts"],
     "find limit of logs": retention._LIMIT_OF_PART["log"],
     "find limit of artifacts": retention._LIMIT_OF_PART["artifacts"],
     "list unmeasured": retention._LIST_UNMEASURED,
@@ -108,7 +110,7 @@ async def test_no_statement_reads_a_whole_table_of_jobs(full: Database) -> None:
 async def test_the_sum_of_what_is_kept_is_read_from_an_index_alone(
     full: Database, part: retention.Kept
 ) -> None:
-    rows = await full.read(f"EXPLAIN {retention._LIMIT_OF_PART[part]}", _GIVEN)
+    rows = await full.read(f"EXPLAIN {retention._SUM_OF_PART[part]}", _GIVEN)
     plan = "\n".join(row["QUERY PLAN"] for row in rows)
 
     assert "Index Only Scan Backward" in plan

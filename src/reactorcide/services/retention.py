@@ -37,14 +37,14 @@ TURN_HELD = timedelta(minutes=10)
 DELIVERY = timedelta(hours=48)
 """What a worker has not brought yet is waited for so long after the end; a log that has not come by then
 was sealed as it is."""
-PREVIEW_SECONDS = 5.0
+PREVIEW_SECONDS = 3.0
 """A preview counts for so long for each rule, and then says that there is more."""
 _ACTOR = "system:retention"
 _BATCHES: dict[Kept | str, int] = {"jobs": 20, "log": 100, "artifacts": 20}
 _PAUSE_SECONDS = 0.02
 """Between two batches: requests come first."""
 _SURVEYED = 5_000
-_SUMMED = 20_000
+_SUMMED = 50_000
 _MEASURED = 50
 _EXPIRED = 1_000
 _LAST_MANY = 2**63 - 1
@@ -269,12 +269,16 @@ class Retention:
             await self._measure_artifacts()
         room, place = rule.limit_bytes or 0, rows.LAST
         while page := await self._database.run(
-            partial(rows.find_limit, part=part, before=place, room=room, limit=_SUMMED)
+            partial(rows.sum_back, part=part, before=place, limit=_SUMMED)
         ):
-            passed, place, size = page
-            if passed is not None:
-                return Bound(RemovalCause.BYTES, passed)
-            room -= size
+            size, last = page
+            if size > room:
+                passed = await self._database.run(
+                    partial(rows.find_limit, part=part, before=place, room=room, limit=_SUMMED)
+                )
+                # What was sealed or removed between the two looks is for the next round.
+                return Bound(RemovalCause.BYTES, passed) if passed else None
+            room, place = room - size, last
         return None
 
     async def _measure_artifacts(self) -> None:

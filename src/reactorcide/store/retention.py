@@ -149,25 +149,26 @@ _SURVEY_JOBS = f"""
       CROSS JOIN sizes z
       CROSS JOIN LATERAL (SELECT * FROM page ORDER BY completed_at DESC, job_id DESC LIMIT 1) p
 """  # noqa: S608 - constants
-# From the newest back: what comes behind the row with which the limit is passed has no room.
-_FIND_LIMIT = """
-    WITH page AS MATERIALIZED (
+_PAGE_BACK = """page AS MATERIALIZED (
         SELECT a.ended_at, a.job_id, a.attempt, {size} AS size_bytes
           FROM attempts a
          WHERE {kept} AND {key} < (%(before_end)s::timestamptz, %(before_job)s::uuid, %(before_attempt)s::int)
          ORDER BY a.ended_at DESC, a.job_id DESC, a.attempt DESC LIMIT %(limit)s
-    ), summed AS (
-        SELECT *, (sum(size_bytes) OVER (
-                   ORDER BY ended_at DESC, job_id DESC, attempt DESC ROWS UNBOUNDED PRECEDING
-               ))::bigint AS total
-          FROM page
-    )
-    (SELECT true AS is_passed, ended_at, job_id, attempt, total FROM summed WHERE total > %(room)s
-      ORDER BY ended_at DESC, job_id DESC, attempt DESC LIMIT 1)
-    UNION ALL
-    (SELECT false, ended_at, job_id, attempt, total FROM summed
-      ORDER BY ended_at, job_id, attempt LIMIT 1)
-     ORDER BY is_passed DESC
+    )"""
+_SUM_BACK = """
+    WITH {page_back}
+    SELECT p.ended_at, p.job_id, p.attempt, s.total
+      FROM (SELECT sum(size_bytes)::bigint AS total FROM page) s
+      CROSS JOIN LATERAL (SELECT * FROM page ORDER BY ended_at, job_id, attempt LIMIT 1) p
+"""
+# From the newest back: what comes behind the row with which the limit is passed has no room.
+_FIND_LIMIT = """
+    WITH {page_back}
+    SELECT ended_at, job_id, attempt FROM (
+        SELECT *, sum(size_bytes) OVER (
+                   ORDER BY ended_at DESC, job_id DESC, attempt DESC ROWS UNBOUNDED PRECEDING) AS total
+          FROM page) s
+     WHERE total > %(room)s ORDER BY ended_at DESC, job_id DESC, attempt DESC LIMIT 1
 """
 _LIST_UNMEASURED = """
     SELECT a.job_id, a.attempt FROM attempts a JOIN jobs j ON j.job_id = a.job_id
@@ -221,11 +222,12 @@ class Round:
 
 def _filled(statement: str, part: Kept) -> str:
     words = _PARTS[part] | {"key": _KEY, "part": part}
-    return statement.format(goes=_GOES.format(**words), **words)
+    return statement.format(goes=_GOES.format(**words), page_back=_PAGE_BACK.format(**words), **words)
 
 
 _REMOVE_PART = {part: _filled(_REMOVE, part) for part in _PARTS}
 _SURVEY_PART = {part: _filled(_SURVEY, part) for part in _PARTS}
+_SUM_OF_PART = {part: _filled(_SUM_BACK, part) for part in _PARTS}
 _LIMIT_OF_PART = {part: _filled(_FIND_LIMIT, part) for part in _PARTS}
 
 
@@ -271,25 +273,21 @@ async def survey_jobs(
     return _surveyed(await (await tx.execute(_SURVEY_JOBS, given)).fetchone())
 
 
+async def sum_back(
+    tx: Transaction, part: Kept, *, before: AttemptKey, limit: int
+) -> tuple[int, AttemptKey] | None:
+    """Return how large the next ``limit`` kept ones back from ``before`` are, and the last; None: no more."""
+    row = await (await tx.execute(_SUM_OF_PART[part], _back(before) | {"limit": limit})).fetchone()
+    return (int(row["total"]), _key_of(row)) if row else None
+
+
 async def find_limit(
     tx: Transaction, part: Kept, *, before: AttemptKey, room: int, limit: int
-) -> tuple[AttemptKey | None, AttemptKey, int] | None:
-    """Go back over ``limit`` of what is kept from ``before`` on, for which there is ``room`` in bytes.
-
-    Return the newest that has no room, the last looked at, and the size of all. None: nothing is there.
-    """
-    given = {
-        "before_end": before.ended_at,
-        "before_job": before.job_id,
-        "before_attempt": before.attempt,
-        "room": room,
-        "limit": limit,
-    }
-    rows = await (await tx.execute(_LIMIT_OF_PART[part], given)).fetchall()
-    if not rows:
-        return None
-    passed = _key_of(rows[0]) if rows[0]["is_passed"] else None
-    return passed, _key_of(rows[-1]), int(rows[-1]["total"])
+) -> AttemptKey | None:
+    """Return the newest, back from ``before``, for which ``room`` bytes are too few; None: all have room."""
+    given = _back(before) | {"room": room, "limit": limit}
+    row = await (await tx.execute(_LIMIT_OF_PART[part], given)).fetchone()
+    return _key_of(row) if row else None
 
 
 async def read_clock(tx: Transaction, *, ago: timedelta) -> datetime:
@@ -353,6 +351,14 @@ def _reach(bound: Bound, after: AttemptKey, delivery: timedelta) -> dict[str, An
         "until_attempt": bound.until.attempt,
         "ended_before": bound.ended_before,
         "delivery": delivery,
+    }
+
+
+def _back(before: AttemptKey) -> dict[str, Any]:
+    return {
+        "before_end": before.ended_at,
+        "before_job": before.job_id,
+        "before_attempt": before.attempt,
     }
 
 
