@@ -3,6 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
+import httpx2
 import pytest
 from api_people import Api, Person, assert_problem, pointers
 
@@ -69,6 +70,43 @@ async def test_removed_artifacts_are_an_empty_list_that_says_so(api: Api, person
     assert "artifacts_object_key" not in job
     assert_problem(await person.get(f"{address}/a.txt"), 410, "gone")
     assert_problem(await person.get(f"{address}?format=tar"), 410, "gone")
+
+
+async def test_a_download_that_goes_on_while_its_log_is_removed_ends_with_an_error(
+    api: Api, person: Person
+) -> None:
+    job_id = (await person.submit())["job_id"]
+    started = await api.start_next()
+    log = b"x" * 1023 + b"\n"
+    for place in range(32):
+        await api.write_log(started, log * 1024, offset=place * 2**20)
+    await api.finish(started, log * 32 * 1024)
+    await api.log_service.seal_due()
+    address, received = f"/api/v1/jobs/{job_id}/logs", bytearray()
+
+    async def download() -> None:
+        async with api.http.stream("GET", address, headers=person.headers) as answer:
+            async for piece in answer.aiter_raw():
+                if not received:
+                    await retain(api, log_bytes=0)
+                received.extend(piece)
+
+    with pytest.raises(httpx2.RemoteProtocolError):
+        await download()
+
+    assert 0 < len(received) < 32 * 2**20
+    taken_up = await person.get(address, headers={"Range": f"bytes={len(received)}-"})
+    assert_problem(taken_up, 410, "gone")
+
+
+async def test_a_follower_whose_log_is_removed_is_told_when_it_comes_back(api: Api, person: Person) -> None:
+    job_id = await old_job(api, person)
+    address = f"/api/v1/jobs/{job_id}/logs"
+    await retain(api, logs=DAY)
+
+    answer = await person.get(address, headers={"Accept": "text/event-stream", "Last-Event-ID": "3"})
+
+    assert_problem(answer, 410, "gone")
 
 
 async def test_what_was_removed_is_no_secret_of_its_owner_s_alone(api: Api, person: Person) -> None:

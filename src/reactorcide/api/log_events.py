@@ -20,7 +20,7 @@ import structlog
 from starlette.requests import Request
 
 from reactorcide.api.answers import show_end
-from reactorcide.domain.errors import InputFault, InvalidInput, NotFound, Unavailable
+from reactorcide.domain.errors import Gone, InputFault, InvalidInput, NotFound, Unavailable
 from reactorcide.services.log_reading import LogAttempt, LogChunk, LogEnded, LogNews, LogPlace, LogReader
 
 RECONNECT_MILLISECONDS = 1_000
@@ -72,7 +72,7 @@ async def follow_log(
                     return
                 else:
                     yield b": idle\n\n"
-    except (Unavailable, NotFound) as error:
+    except (Unavailable, NotFound, Gone) as error:
         # The answer has begun, so that only its end can tell.
         log.info("log_stream.broken_off", job_id=job_id, reason=error.code)
 
