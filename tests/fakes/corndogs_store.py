@@ -7,13 +7,15 @@ backends do differently this does as the one in files.
 import heapq
 import time
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 DEFAULT_QUEUE = "default"
 DEFAULT_STATE = "submitted"
 SECOND = 10**9
+_HALF = 2**63
+_MANY_ENTRIES = 64
 
 
 @dataclass(frozen=True)
@@ -52,12 +54,14 @@ class CorndogsStore:
         self.archive: dict[str, StoredTask] = {}
         # What lies in a queue and state, best first. Entries of tasks that have changed since are skipped.
         self._ready: defaultdict[tuple[str, str], list[tuple[int, int, str]]] = defaultdict(list)
+        self._lying: Counter[tuple[str, str]] = Counter()
 
     def wipe(self) -> None:
         """Lose everything, as a service that restarts without its files."""
         self.live.clear()
         self.archive.clear()
         self._ready.clear()
+        self._lying.clear()
 
     def submit(
         self,
@@ -154,9 +158,7 @@ class CorndogsStore:
         late = [
             task
             for task in self.live.values()
-            if (not queue or task.queue == queue)
-            and task.timeout > 0
-            and task.update_time + task.timeout * SECOND < at_time
+            if (not queue or task.queue == queue) and task.timeout > 0 and _deadline(task) < at_time
         ]
         for task in late:
             self._keep(
@@ -177,30 +179,48 @@ class CorndogsStore:
     def count_all_states(self) -> dict[str, dict[str, int]]:
         """Return the live tasks by queue and state."""
         counts: dict[str, dict[str, int]] = {}
-        for task in self.live.values():
-            states = counts.setdefault(task.queue, {})
-            states[task.current_state] = states.get(task.current_state, 0) + 1
+        for place, count in self._lying.items():
+            # A NUL parts the keys of the files, so that one within a name moves the border.
+            queue, state = "\0".join(place).split("\0")[:2]
+            states = counts.setdefault(queue, {})
+            states[state] = states.get(state, 0) + count
         return counts
 
     def _keep(self, task: StoredTask) -> StoredTask:
+        self._forget(task.uuid)
         self.live[task.uuid] = task
         place = (task.queue, task.current_state)
-        heapq.heappush(self._ready[place], (-task.priority, task.update_time, task.uuid))
+        self._lying[place] += 1
+        entries = self._ready[place]
+        heapq.heappush(entries, (-task.priority, task.update_time, task.uuid))
+        # Where tasks only pass through nobody takes the old entries away.
+        if len(entries) > 2 * self._lying[place] + _MANY_ENTRIES:
+            entries[:] = sorted(filter(self._is_current, entries))
+        return task
+
+    def _forget(self, task_id: str) -> StoredTask | None:
+        task = self.live.pop(task_id, None)
+        if task is not None:
+            place = (task.queue, task.current_state)
+            self._lying[place] -= 1
+            if not self._lying[place]:
+                del self._lying[place]
+                self._ready.pop(place, None)
         return task
 
     def _head(self, place: tuple[str, str]) -> tuple[int, int, str] | None:
         entries = self._ready.get(place, [])
-        while entries:
-            priority, update_time, task_id = entries[0]
-            task = self.live.get(task_id)
-            if task is not None and (-task.priority, task.update_time) == (priority, update_time):
-                return entries[0]
+        while entries and not self._is_current(entries[0]):
             heapq.heappop(entries)
-        self._ready.pop(place, None)
-        return None
+        return entries[0] if entries else None
+
+    def _is_current(self, entry: tuple[int, int, str]) -> bool:
+        _, update_time, task_id = entry
+        task = self.live.get(task_id)
+        return task is not None and task.update_time == update_time
 
     def _end(self, task_id: str, state: str) -> StoredTask | None:
-        task = self.live.pop(task_id, None)
+        task = self._forget(task_id)
         if task is None:
             return None
         ended = replace(
@@ -218,3 +238,8 @@ class CorndogsStore:
     def _stamp(self) -> int:
         self._last_stamp = max(self._last_stamp + 1, self._clock())
         return self._last_stamp
+
+
+def _deadline(task: StoredTask) -> int:
+    """Return when a task's time is over, in 64 bits: too long a timeout is over at once."""
+    return (task.update_time + task.timeout * SECOND + _HALF) % (2 * _HALF) - _HALF
