@@ -57,6 +57,14 @@ class BackendSettings:
     aws_default_region: str | None = setting(None, text, "where AWS_REGION is unset")
     aws_endpoint_url: str | None = setting(None, service_url, "of a service that speaks S3, instead of AWS")
     aws_endpoint_url_s3: str | None = setting(None, service_url, "as AWS_ENDPOINT_URL, and wins over it")
+    aws_ca_bundle: Path | None = setting(
+        None, path, "certificates (PEM) to trust beside the system's, for s3 behind https"
+    )
+    aws_role_arn: str | None = setting(None, text, "role of s3, with AWS_WEB_IDENTITY_TOKEN_FILE")
+    aws_web_identity_token_file: Path | None = setting(
+        None, path, "token by which the role is taken on, as Kubernetes mounts it"
+    )
+    aws_role_session_name: str | None = setting(None, text, "under which the role appears in AWS's logs")
     google_application_credentials: Path | None = setting(
         None, path, "service account key or other credentials (JSON) for gcs; unset: those of the machine"
     )

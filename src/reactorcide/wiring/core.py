@@ -14,9 +14,8 @@ from reactorcide.domain.errors import Unavailable
 from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.domain.workers import Timing
-from reactorcide.objects.measured import MeasuredStore
+from reactorcide.objects.measured import measured
 from reactorcide.objects.port import ObjectStore
-from reactorcide.objects.prefixed import PrefixedStore
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.port import ReadyQueue
 from reactorcide.services.accounts import AccountService
@@ -38,6 +37,7 @@ from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 from reactorcide.store.migrate import migrate, weak_settings
 from reactorcide.wiring.host import submission_policy
+from reactorcide.wiring.objects import OpenedObjects, open_objects
 from reactorcide.wiring.queues import Keeper, OpenedQueue, open_queue
 from reactorcide.worker.cancelling import cancel_tasks
 
@@ -79,13 +79,6 @@ class Core:
     tally: JobTally
 
 
-@dataclass(frozen=True)
-class _OpenedObjects:
-    store: ObjectStore
-    tidy: Callable[[], None]
-    """Clears away what dead writers have left; raises StoreUnavailable."""
-
-
 @asynccontextmanager
 async def open_core(
     settings: Settings, dsn: str, *, objects_dir: Path, is_patient: bool = False
@@ -109,7 +102,7 @@ async def open_core(
         bell = Bell(database)
         await bell.start()
         stack.push_async_callback(_stop, bell.stop, "bell")
-        opened = _open_objects(settings, objects_dir, is_patient=is_patient)
+        opened = await open_objects(settings, objects_dir, is_patient=is_patient)
         metrics = Metrics()
         opened_queue = open_queue(settings, database, bell, metrics)
         stack.push_async_callback(_stop, opened_queue.close, "queue")
@@ -207,7 +200,7 @@ def _compose_core(
     database: Database,
     bell: Bell,
     *,
-    opened: _OpenedObjects,
+    opened: OpenedObjects,
     opened_queue: OpenedQueue,
     metrics: Metrics,
 ) -> Core:
@@ -222,7 +215,7 @@ def _compose_core(
     policy = submission_policy(settings)
     vault = Vault(load_key(settings.encryption_key, settings.data_dir))
     queue = opened_queue.queue
-    objects = MeasuredStore(opened.store, metrics.object_store_called)
+    objects = measured(opened.store, metrics.object_store_called)
     tally = JobTally(database, metrics)
     return Core(
         settings=settings,
@@ -261,17 +254,6 @@ def _compose_core(
         metrics=metrics,
         tally=tally,
     )
-
-
-def _open_objects(settings: Settings, objects_dir: Path, *, is_patient: bool) -> _OpenedObjects:
-    if settings.object_store_type == "memory":
-        from reactorcide.objects.memory import MemoryObjectStore
-
-        return _OpenedObjects(PrefixedStore(MemoryObjectStore(), settings.object_store_prefix), lambda: None)
-    from reactorcide.objects.filesystem import FilesystemObjectStore
-
-    files = FilesystemObjectStore(settings.object_store_base_path or objects_dir, is_patient=is_patient)
-    return _OpenedObjects(PrefixedStore(files, settings.object_store_prefix), files.tidy)
 
 
 def _retention_rules(settings: Settings) -> RetentionRules:
