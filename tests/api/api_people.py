@@ -25,6 +25,7 @@ from reactorcide.domain.status import JobStatus
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.domain.workers import Timing, WorkerIdentity
 from reactorcide.objects.memory import MemoryObjectStore
+from reactorcide.objects.port import ObjectStore, SignsUrls
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.database import DatabaseQueue
 from reactorcide.services.accounts import AccountService
@@ -174,10 +175,16 @@ class Person:
 
 @asynccontextmanager
 async def running_api(
-    database: Database, make_user: MakeUser, *, head_timeout: timedelta = 15 * SECOND, **settings: Any
+    database: Database,
+    make_user: MakeUser,
+    *,
+    head_timeout: timedelta = 15 * SECOND,
+    objects: ObjectStore | None = None,
+    signer: SignsUrls | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Api]:
     """Serve the API with these settings."""
-    bell, objects, metrics = Bell(database), MemoryObjectStore(), Metrics()
+    bell, objects, metrics = Bell(database), objects or MemoryObjectStore(), Metrics()
     tally = JobTally(database, metrics)
     await bell.start()
     queue = DatabaseQueue(database, bell)
@@ -200,7 +207,7 @@ async def running_api(
         logs=LogReader(database, objects, bell),
         attempts=attempts,
         log_intake=log_service,
-        artifacts=ArtifactService(database, objects, bell, limit_bytes=1024**2),
+        artifacts=ArtifactService(database, objects, bell, limit_bytes=1024**2, signer=signer),
         trees=TreeService(
             database, objects, limits=TreeLimits(8 * 1024**2, 16 * 1024**2), kept_for=timedelta(days=7)
         ),

@@ -1,7 +1,8 @@
 """The artifacts of a job: the list, all of them as a tar, and one by one with ranges.
 
 What a job wrote is shown to nobody as if it were ours: always a download, of the type that its name tells,
-never sniffed, and under a policy that lets it run nothing.
+never sniffed, and under a policy that lets it run nothing. Where the operator lets clients fetch from the
+object store itself, a download is sent there by an address that needs no token and is good for minutes.
 """
 
 import re
@@ -112,6 +113,11 @@ async def list_artifacts(request: Request, caller: Caller, job_id: str) -> Respo
         },
         206: {"description": "The bytes of `Range`.", "content": {"*/*": {}}},
         304: {"description": "The file is the one that `If-None-Match` names."},
+        307: contract.answer(
+            "The file is to be fetched elsewhere, without the token and within minutes; by ranges as well.",
+            Location="An address that lets whoever has it read this one file.",
+            Cache_Control="`no-store`: the address is a secret, and not for long.",
+        ),
     },
     openapi_extra=contract.parameters(
         contract.header("Range", "One range of bytes.", type="string"),
@@ -142,6 +148,9 @@ async def read_artifact(request: Request, caller: Caller, job_id: str, path: str
     headers["Content-Type"] = artifact.content_type
     if request.scope.get(IS_HEAD) or start == end:
         return Response(None, status, headers)
+    # The object store knows another ETag than ours, and would not go on where a client wants to.
+    if "if-range" not in request.headers and (link := await services.artifacts.link(found, artifact)):
+        return Response(None, 307, {"Location": link, "Cache-Control": "no-store"})
     pieces = services.artifacts.read(found, artifact, start, end - start)
     # What fails before the first of them is still a proper error.
     first = await anext(pieces, b"")

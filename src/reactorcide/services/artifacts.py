@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import timedelta
 
 import msgspec
 import structlog
@@ -22,13 +23,15 @@ from reactorcide.domain.errors import ClaimLost, Gone, InputFault, InvalidInput,
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.removals import Loss, RemovedThing
-from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore
+from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, SignsUrls
 from reactorcide.store import artifacts as rows
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 
 PUTS_AT_ONCE = 4
 """So many contents are stored at the same time by one process; more wait."""
+LINK_LIFE = timedelta(minutes=5)
+"""An address that an artifact may be fetched from is good for so long; a fetch that has begun goes on."""
 _KEPT_LISTS = 4
 
 log = structlog.get_logger()
@@ -70,13 +73,23 @@ class ArtifactService:
 
     Args:
         limit_bytes: of all artifacts of an attempt together.
+        signer: of addresses for those who are to fetch artifacts from the object store itself.
     """
 
-    def __init__(self, database: Database, objects: ObjectStore, bell: Bell, *, limit_bytes: int) -> None:
+    def __init__(
+        self,
+        database: Database,
+        objects: ObjectStore,
+        bell: Bell,
+        *,
+        limit_bytes: int,
+        signer: SignsUrls | None = None,
+    ) -> None:
         self._database = database
         self._objects = objects
         self._bell = bell
         self._limit = limit_bytes
+        self._signer = signer
         # Apart from the threads that everything else shares: what is slow here holds nothing up there.
         self._threads = ThreadPoolExecutor(PUTS_AT_ONCE, thread_name_prefix="artifacts")
         self._lists: OrderedDict[str, tuple[Artifact, ...]] = OrderedDict()
@@ -192,7 +205,7 @@ class ArtifactService:
             Gone: the artifacts were removed meanwhile, or the object store has lost this one.
             Unavailable: the object store cannot be reached.
         """
-        key = f"{_folder(found.job_id, found.attempt)}{artifact.sha256}"
+        key = _found_key(found, artifact)
         pieces = self._objects.stream(key, start=start, length=length)
         try:
             while piece := await asyncio.to_thread(next, pieces, b""):
@@ -200,6 +213,20 @@ class ArtifactService:
         except ObjectNotFound:
             row = await self._read_row(found.job_id)
             raise (row.loss.error(RemovedThing.ARTIFACTS) if row.loss else _lost(artifact.path)) from None
+
+    async def link(self, found: StoredArtifacts, artifact: Artifact) -> str | None:
+        """Return where an artifact is had without a token, for `LINK_LIFE`; None: from here alone.
+
+        Whoever has the address has the artifact. Whether it is still there is not looked at.
+
+        Raises:
+            Unavailable: the credentials for signing cannot be had now.
+        """
+        if self._signer is None:
+            return None
+        key, name = _found_key(found, artifact), artifact.path.rpartition("/")[2]
+        # It may have to ask for new credentials.
+        return await asyncio.to_thread(self._signer.signed_url, key, expires_in=LINK_LIFE, filename=name)
 
     async def _read_row(self, job_id: str) -> rows.ArtifactsRow:
         row = await self._database.run(lambda tx: rows.read_artifacts(tx, job_id))
@@ -250,6 +277,10 @@ def _lost(path: str | None = None) -> Gone:
 
 def _folder(job_id: str, attempt: int) -> str:
     return f"artifacts/{job_id}/{attempt}/"
+
+
+def _found_key(found: StoredArtifacts, artifact: Artifact) -> str:
+    return f"{_folder(found.job_id, found.attempt)}{artifact.sha256}"
 
 
 def _content_key(claim: Claim, sha256: str) -> str:
