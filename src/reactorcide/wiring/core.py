@@ -15,7 +15,7 @@ from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.domain.workers import Timing
 from reactorcide.objects.measured import measured
-from reactorcide.objects.port import ObjectStore
+from reactorcide.objects.port import ObjectStore, SignsUrls
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.port import ReadyQueue
 from reactorcide.services.accounts import AccountService
@@ -233,7 +233,13 @@ def _compose_core(
         ),
         logs=LogService(database, objects, bell, metrics=metrics),
         log_reader=LogReader(database, objects, bell),
-        artifacts=ArtifactService(database, objects, bell, limit_bytes=settings.artifact_limit_bytes),
+        artifacts=ArtifactService(
+            database,
+            objects,
+            bell,
+            limit_bytes=settings.artifact_limit_bytes,
+            signer=_choose_signer(settings, objects),
+        ),
         trees=TreeService(
             database,
             objects,
@@ -254,6 +260,16 @@ def _compose_core(
         metrics=metrics,
         tally=tally,
     )
+
+
+def _choose_signer(settings: Settings, objects: ObjectStore) -> SignsUrls | None:
+    """Return who signs the addresses that clients are sent to; None: everything goes through here."""
+    if not settings.object_store_redirect:
+        return None
+    if isinstance(objects, SignsUrls):
+        return objects
+    log.warning("object_store.not_redirected", object_store_type=settings.object_store_type)
+    return None
 
 
 def _retention_rules(settings: Settings) -> RetentionRules:
