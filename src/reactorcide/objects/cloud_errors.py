@@ -48,6 +48,7 @@ _CREDENTIAL_HOSTS = {
     *("accounts.google.com", "iamcredentials.googleapis.com"),
 }
 
+_NO_TLS = "what listens there has no certificate that is trusted, or speaks no TLS"
 _REQUEST = re.compile(r"Error performing ([A-Z]+) (\S+) in")
 _STATUS = re.compile(r"non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>([^<]{1,100})</Code>")
@@ -86,6 +87,8 @@ class Answer:
     def is_about_credentials(self) -> bool:
         """Whether this came from where credentials are had, and not from the bucket."""
         host = urlsplit(self.url).hostname or ""
+        if not host and self.status is None:
+            return "token file" in self.said or "redential" in self.said
         return host in _CREDENTIAL_HOSTS or (host.startswith("sts.") and ".amazonaws." in host)
 
     @property
@@ -100,7 +103,7 @@ def _find_cause(debug: str) -> str:
     if "TimedOut" in debug or "kind: Timeout" in debug:
         return "no answer in time"
     if "InvalidMessage" in debug or "InvalidCertificate" in debug:
-        return "what listens there has no certificate that is trusted, or speaks no TLS"
+        return _NO_TLS
     return ""
 
 
@@ -129,9 +132,9 @@ def port_error(error: Exception, operation: Operation, bucket: Bucket, key: str 
         return StoreRefused(f"there is no bucket {bucket.name!r} ({bucket.service}): OBJECT_STORE_BUCKET")
     if answer.status == 403 or isinstance(error, PermissionDeniedError):
         right = bucket.rights[operation]
-        return StoreRefused(
-            f"{where} lets these credentials not {operation}: {said}; the right {right} lacks"
-        )
+        return StoreRefused(f"{where} refuses to {operation}: {said}; the credentials need {right}")
+    if answer.said == _NO_TLS:
+        return StoreRefused(f"{where} cannot be spoken to: {answer.said}")
     if answer.status is None and answer.said:
         return StoreUnavailable(f"{where} cannot be reached: {answer.said}")
     if answer.status in (404, 405, 400) and not answer.code and operation is not Operation.DELETE:

@@ -4,6 +4,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -75,24 +76,33 @@ def check_store(store: ObjectStore) -> None:
     """
     key, content = f"checks/{secrets.token_hex(16)}", secrets.token_bytes(32)
     ends_at = time.monotonic() + CHECK_SECONDS
-    store.put(key, content, create_only=True)
     try:
-        _check_in_time(ends_at)
-        _check_create_only(store, key, content)
-        _check_in_time(ends_at)
-        if store.read(key, start=1) != content[1:]:
-            raise StoreRefused("it gave back other bytes than were put")
-        _check_in_time(ends_at)
-        if key not in (info.key for info in store.list("checks/")):
-            raise StoreRefused("an object that was put is not listed")
-    finally:
-        store.delete_many([key, f"{key}.none"])
+        _check_keeping(store, key, content, ends_at)
+    except StoreRefused:
+        # One that does not answer is not asked again: then the object may stay, as after a sudden death.
+        with suppress(StoreUnavailable):
+            store.delete(key)
+        raise
+    store.delete_many([key, f"{key}.none"])
     _check_in_time(ends_at)
     try:
         store.size(key)
     except ObjectNotFound:
         return
     raise StoreRefused("an object that was deleted is still there")
+
+
+def _check_keeping(store: ObjectStore, key: str, content: bytes, ends_at: float) -> None:
+    store.put(key, content, create_only=True)
+    _check_in_time(ends_at)
+    _check_create_only(store, key, content)
+    _check_in_time(ends_at)
+    if store.read(key, start=1) != content[1:]:
+        raise StoreRefused("it gave back other bytes than were put")
+    _check_in_time(ends_at)
+    if key not in (info.key for info in store.list("checks/")):
+        raise StoreRefused("an object that was put is not listed")
+    _check_in_time(ends_at)
 
 
 def _check_create_only(store: ObjectStore, key: str, content: bytes) -> None:
