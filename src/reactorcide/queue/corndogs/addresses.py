@@ -47,7 +47,8 @@ def open_client(
 
     def speak_grpc() -> CorndogsClient:
         try:
-            from reactorcide.queue.corndogs.grpc_client import GrpcClient, tls_credentials
+            from reactorcide.queue.corndogs.grpc_client import GrpcClient
+            from reactorcide.queue.corndogs.grpc_connection import tls_credentials
         except ImportError as error:
             raise Misconfigured(
                 "the Corndogs at CORNDOGS_BASE_URL speaks gRPC, and a package for that is not installed:"

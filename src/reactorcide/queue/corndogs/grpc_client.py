@@ -1,27 +1,27 @@
 """A Corndogs service over gRPC (v1alpha1), as the releases before CSIL-RPC speak it.
 
-Calls are never repeated by gRPC itself: a call that may have happened is its caller's to judge. One is sent
-only on a connection that stands, so that a server which is away is told from one that went away.
+A call is made again only if it reads; one that changes something is its caller's to judge.
 """
 
 import asyncio
+import random
+import weakref
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import grpc
-import grpc.aio
 
+from reactorcide.domain.retry import retry_delay
 from reactorcide.queue.corndogs import guards
 from reactorcide.queue.corndogs.errors import (
-    CallRefused,
     OutcomeUnknown,
+    QueueUnavailable,
     UnknownOperation,
     Unreachable,
     WrongService,
 )
-from reactorcide.queue.corndogs.grpc_messages import METHODS, SERVICE, message_class
+from reactorcide.queue.corndogs.grpc_connection import GrpcConnection
 from reactorcide.queue.corndogs.messages import (
     KEEP,
     NOBODY,
@@ -33,30 +33,8 @@ from reactorcide.queue.corndogs.messages import (
     TaskUpdate,
 )
 
-_MAX_MESSAGE_BYTES = 17 * 1024 * 1024
-_OPTIONS = (
-    ("grpc.enable_retries", 0),
-    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
-    # Two clients of one process shall not share a connection that one of them closes.
-    ("grpc.use_local_subchannel_pool", 1),
-)
-_SETTLED = frozenset(
-    {
-        grpc.ChannelConnectivity.READY,
-        grpc.ChannelConnectivity.TRANSIENT_FAILURE,
-        grpc.ChannelConnectivity.SHUTDOWN,
-    }
-)
-_UNKNOWN = frozenset(
-    {
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.ABORTED,
-    }
-)
+_RETRY_BASE = timedelta(seconds=0.1)
+_RETRY_CEILING = timedelta(seconds=2)
 
 
 class GrpcClient:
@@ -79,10 +57,13 @@ class GrpcClient:
         self._targets = list(targets)
         self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         self._credentials = credentials
-        self._seconds = call_timeout.total_seconds()
-        self._channel: grpc.aio.Channel | None = None
-        self._calls: dict[str, Any] = {}
+        self._timeout = call_timeout
+        self._connection: GrpcConnection | None = None
+        self._made: weakref.WeakSet[GrpcConnection] = weakref.WeakSet()
         self._connecting = asyncio.Lock()
+        self._failure: QueueUnavailable | None = None
+        self._failures = 0
+        self._not_before = 0.0
         self._is_closed = False
 
     async def submit_task(self, task: NewTask) -> Task:
@@ -105,7 +86,7 @@ class GrpcClient:
     async def find_task(self, uuid: str, queue: str) -> Task | None:
         """See `CorndogsClient`."""
         guards.check_uuid(uuid)
-        return _task_of(await self._call("GetTaskStateByID", uuid=uuid, queue=queue))
+        return _task_of(await self._call("GetTaskStateByID", reads=True, uuid=uuid, queue=queue))
 
     async def claim_task(
         self, queues: Sequence[str], state: str, override: Override = KEEP
@@ -161,20 +142,20 @@ class GrpcClient:
 
     async def list_queues(self) -> list[str]:
         """See `CorndogsClient`."""
-        return list((await self._call("GetQueues")).queues)
+        return list((await self._call("GetQueues", reads=True)).queues)
 
     async def count_by_queue(self) -> Mapping[str, int]:
         """See `CorndogsClient`."""
-        return dict((await self._call("GetQueueTaskCounts")).queue_counts)
+        return dict((await self._call("GetQueueTaskCounts", reads=True)).queue_counts)
 
     async def count_states(self, queue: str) -> StateCounts:
         """See `CorndogsClient`."""
         guards.check_queues([queue])
-        return _counts_of(await self._call("GetTaskStateCounts", queue=queue))
+        return _counts_of(await self._call("GetTaskStateCounts", reads=True, queue=queue))
 
     async def count_all_states(self) -> Mapping[str, StateCounts]:
         """See `CorndogsClient`."""
-        answer = await self._call("GetQueueAndStateCounts")
+        answer = await self._call("GetQueueAndStateCounts", reads=True)
         return {name: _counts_of(counted) for name, counted in answer.queue_and_state_counts.items()}
 
     async def ping(self) -> None:
@@ -187,81 +168,69 @@ class GrpcClient:
     async def close(self) -> None:
         """See `CorndogsClient`."""
         self._is_closed = True
-        await self._leave()
+        for connection in list(self._made):
+            await connection.close()
 
-    async def _call(self, method: str, **fields: object) -> Any:
-        call = await self._connect(method)
-        request = message_class(f"{method}Request")(**fields)
-        try:
-            return await call(request, timeout=self._seconds, metadata=self._metadata)
-        except grpc.aio.AioRpcError as error:
-            raise _failure(method, error) from error
-        except grpc.aio.UsageError as error:
-            # Closed between the look at the connection and the call.
-            raise Unreachable(str(error)) from error
+    async def _call(self, method: str, *, reads: bool = False, **fields: object) -> Any:
+        """Make a call and return its answer."""
+        while True:
+            connection = await self._connect()
+            try:
+                return await connection.call(method, fields, timeout=self._timeout, metadata=self._metadata)
+            except OutcomeUnknown:
+                # Once more, since a connection that had died in silence is found out so.
+                if not reads or self._is_closed:
+                    raise
+                reads = False
 
-    async def _connect(self, method: str) -> Any:
-        """Return the call of a method on a connection that stands. Raises Unreachable."""
-        if self._channel is not None and self._channel.get_state() is grpc.ChannelConnectivity.READY:
-            return self._calls[method]
+    async def _connect(self) -> GrpcConnection:
+        """Return the connection that stands, or a new one to the first member that can be reached.
+
+        Raises:
+            Unreachable, WrongService: there is none.
+        """
+        if self._connection is not None and self._connection.is_open:
+            return self._connection
+        failures_before = self._failures
         async with self._connecting:
-            failed = []
-            for _ in self._targets:
-                if self._is_closed:
-                    raise Unreachable("the client was closed")
-                if await self._stands(self._channel or self._open()):
-                    return self._calls[method]
-                failed.append(self._targets[0])
-                await self._leave()
+            if self._is_closed:
+                raise Unreachable("the client was closed")
+            if self._connection is not None and self._connection.is_open:
+                return self._connection
+            if self._failure is not None and self._failures > failures_before:
+                # It was tried while this one waited: each by itself, many would wait for each other.
+                raise type(self._failure)(self._failure.detail)
+            pause = self._not_before - asyncio.get_running_loop().time()
+            if pause > 0:
+                await asyncio.sleep(pause)
+            if self._connection is not None:
+                await self._connection.retire()
+            self._connection = await self._connect_to_any()
+            return self._connection
+
+    async def _connect_to_any(self) -> GrpcConnection:
+        failed: list[QueueUnavailable] = []
+        for _ in self._targets:
+            if self._is_closed:
+                raise Unreachable("the client was closed")
+            connection = GrpcConnection(self._targets[0], credentials=self._credentials)
+            self._made.add(connection)
+            try:
+                await connection.open(self._timeout)
+            except QueueUnavailable as error:
+                failed.append(error)
                 self._targets.append(self._targets.pop(0))
-        raise Unreachable(f"no gRPC server answers at {', '.join(failed)}")
-
-    async def _stands(self, channel: grpc.aio.Channel) -> bool:
-        """Wait until the connection stands. False: it was refused, or takes too long."""
-        try:
-            async with asyncio.timeout(self._seconds):
-                while (state := channel.get_state(try_to_connect=True)) not in _SETTLED:
-                    await channel.wait_for_state_change(state)
-        except TimeoutError:
-            return False
-        return state is grpc.ChannelConnectivity.READY
-
-    def _open(self) -> grpc.aio.Channel:
-        if self._credentials is not None:
-            channel = grpc.aio.secure_channel(self._targets[0], self._credentials, options=_OPTIONS)
-        else:
-            channel = grpc.aio.insecure_channel(self._targets[0], options=_OPTIONS)
-        self._channel = channel
-        self._calls = {
-            name: channel.unary_unary(
-                f"/{SERVICE}/{name}",
-                request_serializer=message_class(f"{name}Request").SerializeToString,
-                response_deserializer=message_class(f"{name}Response").FromString,
-            )
-            for name in METHODS
-        }
-        return channel
-
-    async def _leave(self) -> None:
-        channel, self._channel = self._channel, None
-        if channel is not None:
-            await channel.close()
-
-
-def tls_credentials(ca_file: Path | None) -> grpc.ChannelCredentials:
-    """Return credentials that trust a file's certificates (PEM), or the system's.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    return grpc.ssl_channel_credentials(ca_file.read_bytes() if ca_file is not None else None)
-
-
-def _failure(method: str, error: grpc.aio.AioRpcError) -> Exception:
-    text = f"{method}: {error.code().name}: {error.details()}"
-    if error.code() is grpc.StatusCode.UNIMPLEMENTED:
-        return UnknownOperation(text)
-    return OutcomeUnknown(text) if error.code() in _UNKNOWN else CallRefused(text)
+                continue
+            self._failures = 0
+            return connection
+        self._failures += 1
+        delay = retry_delay(self._failures, base=_RETRY_BASE, ceiling=_RETRY_CEILING)
+        pause = delay.total_seconds() * random.uniform(0.5, 1.0)
+        self._not_before = asyncio.get_running_loop().time() + pause
+        is_foreign = any(isinstance(error, WrongService) for error in failed)
+        kind = WrongService if is_foreign else Unreachable
+        self._failure = kind("; ".join(error.detail for error in failed))
+        raise self._failure
 
 
 def _task_of(answer: Any) -> Task | None:
