@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,9 @@ async def open_objects(settings: Settings, objects_dir: Path, *, is_patient: boo
         Misconfigured: an operator must change something first.
         StoreUnavailable: the directory of ``filesystem`` cannot be made or written.
     """
-    opened, checked = _open(settings, objects_dir, is_patient=is_patient)
+    opened, check = _open(settings, objects_dir, is_patient=is_patient)
     try:
-        await asyncio.to_thread(check_store, checked)
+        await asyncio.to_thread(check)
     except StoreRefused as error:
         raise Misconfigured(f"OBJECT_STORE_TYPE={settings.object_store_type}: {error.detail}") from error
     except StoreUnavailable as error:
@@ -67,8 +68,21 @@ async def open_objects(settings: Settings, objects_dir: Path, *, is_patient: boo
     return opened
 
 
-def check_store(store: ObjectStore) -> None:
-    """Put an object of no other name into a store, read and list it, and delete it.
+def check_disk(store: ObjectStore) -> None:
+    """Put an object of no other name into a store of our own, read it, and delete it.
+
+    Raises:
+        StoreUnavailable: the disk is full, gone, or not to be written.
+    """
+    key, content = f"check-{secrets.token_hex(16)}", secrets.token_bytes(32)
+    store.put(key, content)
+    if store.read(key) != content:
+        raise StoreUnavailable("it gave back other bytes than were put")
+    store.delete(key)
+
+
+def check_bucket(store: ObjectStore) -> None:
+    """Put an object of no other name into a store, see that nothing replaces it, read, list and delete it.
 
     Raises:
         StoreRefused: the store lacks something that is counted on.
@@ -121,25 +135,27 @@ def _check_in_time(ends_at: float) -> None:
         raise StoreUnavailable(f"it answers too slowly to be checked in {CHECK_SECONDS:g} s")
 
 
-def _open(settings: Settings, objects_dir: Path, *, is_patient: bool) -> tuple[OpenedObjects, ObjectStore]:
-    """Return the store, and one of the same objects that is sooner out of patience, to be checked."""
+def _open(
+    settings: Settings, objects_dir: Path, *, is_patient: bool
+) -> tuple[OpenedObjects, Callable[[], None]]:
+    """Return the store, and what checks it."""
     prefix = settings.object_store_prefix
     try:
         match settings.object_store_type:
             case "memory":
                 memory = prefixed(MemoryObjectStore(), prefix)
-                return OpenedObjects(memory, _nothing), memory
+                return OpenedObjects(memory, _nothing), _nothing
             case "s3" | "gcs":
                 seconds = settings.object_store_seconds.total_seconds()
-                store, checked = (
+                store, hasty = (
                     prefixed(_open_bucket(settings, patience), prefix)
                     for patience in (seconds, min(seconds, CHECK_SECONDS))
                 )
-                return OpenedObjects(store, _nothing), checked
+                return OpenedObjects(store, _nothing), partial(check_bucket, hasty)
         path = settings.object_store_base_path or objects_dir
         files = FilesystemObjectStore(path, is_patient=is_patient)
         store = prefixed(files, prefix)
-        return OpenedObjects(store, files.tidy), store
+        return OpenedObjects(store, files.tidy), partial(check_disk, store)
     except InvalidKey as error:
         raise Misconfigured(f"OBJECT_STORE_PREFIX: {error}") from error
 
