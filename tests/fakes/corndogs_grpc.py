@@ -1,12 +1,22 @@
-"""A Corndogs server for tests that speaks gRPC v1alpha1, on the store of the other wire's server."""
+"""A Corndogs server for tests that speaks gRPC v1alpha1, on the store of the other wire's server.
 
+As a process of its own: ``python tests/fakes/corndogs_grpc.py --port N``. It prints a line when it listens.
+"""
+
+import argparse
 import asyncio
+import contextlib
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Self
 
 import grpc
 import grpc.aio
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from fakes.corndogs_store import CorndogsStore, StoredTask
 from reactorcide.queue.corndogs.grpc_messages import METHODS, SERVICE, message_class
@@ -16,8 +26,8 @@ class CorndogsGrpcServer:
     """A server in the event loop of who enters it; may be stopped and started again on its port.
 
     Faults: methods that are ``unknown``; by method, the status by which the next call is to ``fail``, with
-    nothing done; how many calls ``lose_replies``, done and answered by a status that tells nothing; and
-    ``is_silent``, calls are not answered.
+    nothing done; how many calls ``lose_replies``, done and answered by a status that tells nothing;
+    ``delay_seconds`` before every call is done; and ``is_silent``, calls are not answered.
     """
 
     def __init__(self, *, port: int = 0, credentials: grpc.ServerCredentials | None = None) -> None:
@@ -28,6 +38,7 @@ class CorndogsGrpcServer:
         self.unknown: tuple[str, ...] = ()
         self.fail: dict[str, grpc.StatusCode] = {}
         self.lose_replies: dict[str, int] = {}
+        self.delay_seconds = 0.0
         self.is_silent = False
         self._credentials = credentials
         self._server: grpc.aio.Server | None = None
@@ -77,6 +88,8 @@ class CorndogsGrpcServer:
             self.authorizations.add(dict(context.invocation_metadata()).get("authorization"))
             if self.is_silent:
                 await asyncio.Event().wait()
+            if self.delay_seconds:
+                await asyncio.sleep(self.delay_seconds)
             if name in self.unknown:
                 await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"unknown method {name}")
             if (status := self.fail.pop(name, None)) is not None:
@@ -165,3 +178,16 @@ def _count(answer: Any, queue: str, states: dict[str, int]) -> Any:
     answer.queue, answer.count = queue, sum(states.values())
     answer.state_counts.update(states)
     return answer
+
+
+async def _run(port: int) -> None:
+    async with CorndogsGrpcServer(port=port) as server:
+        print(server.address, flush=True)  # noqa: T201 - it is what a process has to say
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    _parser = argparse.ArgumentParser()
+    _parser.add_argument("--port", type=int, default=0)
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_run(_parser.parse_args().port))

@@ -1,36 +1,38 @@
 """The client of Corndogs' gRPC wire."""
 
 import asyncio
-import time
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 
 import grpc
 import pytest
 
-from certificates import make_certificate
 from fakes.corndogs_grpc import CorndogsGrpcServer
-from fakes.corndogs_server import CorndogsServer
+from fakes.fault_proxy import FaultProxy
 from reactorcide.queue.corndogs.addresses import open_client
 from reactorcide.queue.corndogs.errors import (
     CallRefused,
     OutcomeUnknown,
-    QueueUnavailable,
     UnknownOperation,
     Unreachable,
-    WrongService,
 )
 from reactorcide.queue.corndogs.grpc_messages import message_class
-from reactorcide.queue.corndogs.messages import CorndogsClient, NewTask
+from reactorcide.queue.corndogs.messages import CorndogsClient, NewTask, TaskUpdate
 
 TASK = NewTask("ci", b"payload", "submitted", "working")
 
 
-def client_of(
-    *seeds: str, seconds: float = 5, ca_file: Path | None = None, api_key: str | None = None
-) -> CorndogsClient:
-    return open_client(seeds, api_key=api_key, ca_file=ca_file, call_timeout=timedelta(seconds=seconds))
+def client_of(*seeds: str, seconds: float = 5, api_key: str | None = None) -> CorndogsClient:
+    return open_client(seeds, api_key=api_key, ca_file=None, call_timeout=timedelta(seconds=seconds))
+
+
+async def calls_come(server: CorndogsGrpcServer, method: str) -> None:
+    """Wait until the server has been called."""
+    async with asyncio.timeout(10):
+        while not server.calls[method]:
+            await asyncio.sleep(0.01)
 
 
 @pytest.fixture
@@ -72,43 +74,13 @@ async def test_32_callers_at_once_claim_every_task_once(
     assert {delivery.payload for delivery in deliveries if delivery} == {b"payload"}
 
 
-async def test_a_server_that_is_down_is_unreachable_and_found_again(server: CorndogsGrpcServer) -> None:
-    client = client_of(server.address)
-    await server.stop()
-    begun = time.monotonic()
-    for _ in range(3):
-        with pytest.raises(Unreachable):
-            await client.submit_task(TASK)
-    took = time.monotonic() - begun
-
-    await server.start()
-    await client.submit_task(TASK)
-    await client.close()
-
-    assert took < 4
-    assert len(server.store.live) == 1
-
-
-async def test_the_next_seed_is_tried_when_the_first_is_down(server: CorndogsGrpcServer) -> None:
-    async with CorndogsGrpcServer() as down:
-        pass
-    client = client_of(down.address, server.address)
-
-    await client.submit_task(TASK)
-    await client.close()
-
-    assert len(server.store.live) == 1
-
-
 async def test_a_server_killed_in_the_middle_of_a_call_leaves_its_outcome_unknown(
     server: CorndogsGrpcServer, client: CorndogsClient
 ) -> None:
     await client.ping()
     server.is_silent = True
     calling = asyncio.create_task(client.submit_task(TASK))
-    async with asyncio.timeout(10):
-        while not server.calls["SubmitTask"]:
-            await asyncio.sleep(0.01)
+    await calls_come(server, "SubmitTask")
 
     await server.stop()
 
@@ -159,33 +131,61 @@ async def test_each_status_is_told_by_what_to_do_next(
         await client.submit_task(TASK)
 
 
-async def test_a_server_that_is_no_corndogs_is_told(
-    server: CorndogsGrpcServer, client: CorndogsClient
-) -> None:
-    server.unknown = ("GetTaskStateByID",)
+async def test_a_read_is_made_again_when_its_connection_was_cut(server: CorndogsGrpcServer) -> None:
+    async with FaultProxy(("127.0.0.1", server.port)) as network:
+        client = client_of(f"grpc://127.0.0.1:{network.port}")
+        task = await client.submit_task(TASK)
+        server.delay_seconds = 0.5
+        reading = asyncio.create_task(client.find_task(task.uuid, "ci"))
+        await calls_come(server, "GetTaskStateByID")
 
-    with pytest.raises(WrongService) as told:
-        await client.ping()
+        network.cut()
 
-    assert "no Corndogs" in told.value.detail
-
-
-async def test_a_server_of_the_other_wire_is_unreachable_by_this_one() -> None:
-    async with CorndogsServer() as other:
-        client = client_of(other.address.replace("tcp://", "grpc://"), seconds=1)
-        with pytest.raises(QueueUnavailable):
-            await client.ping()
+        assert await reading == task
         await client.close()
 
 
-@pytest.mark.parametrize("scheme", ["", "http://"])
-async def test_a_bare_address_is_found_to_speak_grpc(server: CorndogsGrpcServer, scheme: str) -> None:
-    client = client_of(server.address.replace("grpc://", scheme))
+async def test_a_cancelled_caller_is_cancelled_and_disturbs_nobody(
+    server: CorndogsGrpcServer, client: CorndogsClient
+) -> None:
+    await client.ping()
+    server.is_silent = True
+    calling = asyncio.create_task(client.submit_task(TASK))
+    await calls_come(server, "SubmitTask")
 
+    calling.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    server.is_silent = False
     await client.submit_task(TASK)
-    await client.close()
 
-    assert len(server.store.live) == 1
+
+async def test_an_update_without_a_payload_keeps_it(
+    server: CorndogsGrpcServer, client: CorndogsClient
+) -> None:
+    task = await client.submit_task(TASK)
+
+    await client.update_task(TaskUpdate(task.uuid, "ci", "submitted", "working", 0, 0))
+
+    delivery = await client.claim_task(["ci"], "submitted")
+    assert delivery is not None
+    assert delivery.payload == b"payload"
+
+
+async def test_what_would_do_harm_is_not_sent(server: CorndogsGrpcServer, client: CorndogsClient) -> None:
+    for call in (
+        client.complete_task("", "ci", "working"),
+        client.cancel_task("a\0b", "ci", "working"),
+        client.submit_task(NewTask("ci", b"x", priority=2**31)),
+        client.claim_task([], "submitted"),
+        client.update_task(TaskUpdate("u", "q", "a", "b", 0, 0, payload=b"")),
+        client.sweep("", 1),
+    ):
+        with pytest.raises(ValueError, match=r"must|empty|fit"):
+            await call
+
+    assert not server.calls
 
 
 async def test_the_key_is_passed_on(server: CorndogsGrpcServer) -> None:
@@ -196,24 +196,49 @@ async def test_the_key_is_passed_on(server: CorndogsGrpcServer) -> None:
     assert server.authorizations == {"Bearer the key"}
 
 
-async def test_tls_is_spoken_to_who_has_a_certificate_of_ours(tmp_path: Path) -> None:
-    paths = make_certificate(tmp_path, ["127.0.0.1"], 2)
-    pair = (paths["tls_key_file"].read_bytes(), paths["tls_cert_file"].read_bytes())
-    async with CorndogsGrpcServer(credentials=grpc.ssl_server_credentials([pair])) as server:
-        trusting = client_of(server.address, ca_file=paths["tls_cert_file"])
-        await trusting.submit_task(TASK)
-        wary = client_of(server.address, seconds=2)
-        with pytest.raises(Unreachable):
-            await wary.ping()
-        await trusting.close()
-        await wary.close()
-
-        assert len(server.store.live) == 1
-
-
 async def test_a_closed_client_makes_no_more_calls(client: CorndogsClient) -> None:
     await client.ping()
     await client.close()
 
     with pytest.raises(Unreachable):
         await client.ping()
+
+
+async def test_calls_under_way_end_as_unknown_when_the_client_is_closed(
+    server: CorndogsGrpcServer, client: CorndogsClient
+) -> None:
+    await client.ping()
+    server.is_silent = True
+    calling = asyncio.create_task(client.submit_task(TASK))
+    await calls_come(server, "SubmitTask")
+
+    await client.close()
+
+    with pytest.raises(OutcomeUnknown):
+        await calling
+
+
+_THREE_LOOPS = """
+import asyncio, sys
+from datetime import timedelta
+from reactorcide.queue.corndogs.addresses import open_client
+
+async def ask():
+    client = open_client([sys.argv[1]], api_key=None, ca_file=None, call_timeout=timedelta(seconds=20))
+    await client.ping()
+    await client.close()
+
+for _ in range(3):
+    asyncio.run(ask())
+"""
+
+
+async def test_a_program_uses_it_in_one_loop_after_another_and_ends_without_a_word(
+    server: CorndogsGrpcServer,
+) -> None:
+    command = [sys.executable, "-W", "error", "-c", _THREE_LOOPS, server.address]
+
+    ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert server.calls["GetTaskStateByID"] == 3
