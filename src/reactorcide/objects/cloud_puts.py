@@ -7,8 +7,10 @@ KMS, uploads in parts on GCS), or other bytes were stored: that is found out by 
 
 import hashlib
 import queue
+import random
 import secrets
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -20,7 +22,13 @@ import structlog
 from obstore.exceptions import AlreadyExistsError, BaseError
 
 from reactorcide.objects.cloud_errors import Answer, Bucket, Operation, port_error
-from reactorcide.objects.port import ATOMIC_CREATE_BYTES, ObjectExists, ObjectNotFound, StoreUnavailable
+from reactorcide.objects.port import (
+    ATOMIC_CREATE_BYTES,
+    ObjectExists,
+    ObjectNotFound,
+    StoreRefused,
+    StoreUnavailable,
+)
 
 if TYPE_CHECKING:
     from obstore import PutResult
@@ -147,12 +155,12 @@ class BucketWriter:
 
     def _put_whole(self, key: str, data: bytes, *, create_only: bool) -> None:
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        is_ours = not create_only
+        mark, is_ours = secrets.token_hex(8), not create_only
         for _ in range(_TRIES):
             if is_ours:
                 e_tag = self._overwrite(key, data)
             else:
-                created = self._create(key, data)
+                created = self._create_in_time(key, data, mark)
                 if created is None:
                     continue
                 is_ours, e_tag = True, created
@@ -169,26 +177,40 @@ class BucketWriter:
         self._remove(key)
         raise StoreUnavailable(f"the bucket keeps other bytes than were sent for {key}")
 
+    def _create_in_time(self, key: str, data: bytes, mark: str) -> str | None:
+        """See `_create`: where it broke off, and only we can know whether it may be made again, it is."""
+        begun = time.monotonic()
+        while True:
+            try:
+                return self._create(key, data, mark)
+            except StoreRefused:
+                raise
+            except StoreUnavailable:
+                if time.monotonic() - begun > self._patience_seconds / 2:
+                    raise
+                time.sleep(random.uniform(0.05, 0.5))
+
     def _overwrite(self, key: str, data: bytes) -> str | None:
         try:
             return obstore.put(self._store, key, data, use_multipart=False)["e_tag"]
         except DRIVER_ERRORS as error:
             raise self._put_error(error, key) from error
 
-    def _create(self, key: str, data: bytes) -> str | None:
+    def _create(self, key: str, data: bytes, mark: str) -> str | None:
         """Return the ETag of the new object; None: neither is it there nor was it made, try again.
+
+        An object that has our ``mark`` is ours, whether or not we were told of its making.
 
         Raises:
             ObjectExists, StoreUnavailable.
         """
-        mark = secrets.token_hex(8)
         try:
             made = obstore.put(
                 self._store, key, data, mode="create", attributes={_PUT_ID: mark}, use_multipart=False
             )
             return made["e_tag"] or ""
         except AlreadyExistsError:
-            # The driver tries again by itself, and may so have met what it had put the first time.
+            # The driver tries again by itself, and so do we: this may be what was put the first time.
             found = self._find_mark(key)
             if found is None:
                 return None
