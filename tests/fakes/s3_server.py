@@ -26,7 +26,7 @@ class Fault:
 
     With a ``status`` they get that answer, and the server behind never sees them; with ``is_late`` it has
     done by then what was asked of it. ``garbles`` stores other bytes than were sent. ``forges_etag``
-    answers with an ETag that says nothing.
+    answers with an ETag that says nothing. ``ignores_conditions`` does what was to be done in a case only.
     """
 
     method: str
@@ -37,6 +37,7 @@ class Fault:
     is_late: bool = False
     garbles: bool = False
     forges_etag: bool = False
+    ignores_conditions: bool = False
 
     def fits(self, environ: Environ) -> bool:
         """Tell whether a request is to meet this, and count it."""
@@ -80,6 +81,8 @@ class FaultyServer:
         if fault.garbles:
             sent = _body(environ)
             environ["wsgi.input"] = BytesIO(b"#" * len(sent))
+        if fault.ignores_conditions:
+            environ.pop("HTTP_IF_NONE_MATCH", None)
         if fault.status:
             if fault.is_late:
                 list(self._server(environ, lambda *_: lambda _: None))
