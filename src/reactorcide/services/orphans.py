@@ -93,7 +93,7 @@ class OrphanSearch:
 
     async def search_due(self) -> None:
         """Go on with a search, or begin one if it is time and nobody else has. Raises Unavailable."""
-        await self._chore.go_on()
+        await self._chore()
 
     async def close(self) -> None:
         """Break off a search that goes on; the next one begins where it stopped."""

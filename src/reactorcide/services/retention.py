@@ -106,7 +106,7 @@ class Retention:
 
     async def round_due(self) -> None:
         """Go on with a round, or begin one if it is time and nobody else has. Raises Unavailable."""
-        await self._chore.go_on()
+        await self._chore()
 
     async def close(self) -> None:
         """Break off a round that goes on; a later one takes up what it left."""

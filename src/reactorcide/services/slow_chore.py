@@ -10,12 +10,14 @@ PATIENCE_SECONDS = 0.5
 class SlowChore:
     """Goes on with one piece of work beside the rounds of maintenance; there is one at a time. Close it."""
 
-    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, work: Callable[[], Awaitable[object]]) -> None:
         self._work = work
+        # By this the rounds of maintenance tell which chore failed.
+        self.__qualname__ = getattr(work, "__qualname__", repr(work))
         self._task: asyncio.Task[None] | None = None
 
-    async def go_on(self) -> None:
-        """Begin the work unless it goes on, and wait for a moment; the next call tells what it raised."""
+    async def __call__(self) -> None:
+        """Begin the work unless it goes on, and wait for a moment; what it raises is told by a later call."""
         task = self._task or asyncio.create_task(self._run())
         self._task = task
         done, _ = await asyncio.wait({task}, timeout=PATIENCE_SECONDS)

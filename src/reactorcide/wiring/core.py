@@ -30,6 +30,7 @@ from reactorcide.services.orphans import OrphanSearch
 from reactorcide.services.overview import Overview
 from reactorcide.services.private_files import keep_private_text
 from reactorcide.services.retention import Retention, RetentionRules
+from reactorcide.services.slow_chore import SlowChore
 from reactorcide.services.tally import JobTally
 from reactorcide.services.trees import TreeLimits, TreeService
 from reactorcide.services.vault import Vault, load_key
@@ -164,9 +165,11 @@ async def maintaining(core: Core) -> AsyncIterator[None]:
     async def tidy_objects() -> None:
         await asyncio.to_thread(core.tidy_objects)
 
+    # With a slow store they take long where much was removed, and lost leases must not wait for that.
+    purges = (SlowChore(core.logs.purge_due), SlowChore(core.trees.purge_due))
     chores = (
-        *(core.logs.seal_due, core.logs.purge_due, core.accounts.flush_last_used, tidy_objects),
-        *(core.trees.sweep, core.trees.purge_due),
+        *(core.logs.seal_due, core.accounts.flush_last_used, tidy_objects, core.trees.sweep),
+        *purges,
         *(core.retention.round_due, core.orphans.search_due),
     )
     maintenance = Maintenance(core.database, core.bell, core.queue, core.timing, chores, tally=core.tally)
@@ -175,6 +178,8 @@ async def maintaining(core: Core) -> AsyncIterator[None]:
         yield
     finally:
         await cancel_tasks(tasks)
+        for purge in purges:
+            await _stop(purge.close, "purge")
 
 
 async def ensure_admin(core: Core, *, make_one: bool) -> str | None:
