@@ -160,13 +160,14 @@ class GrpcConnection:
         await self._channel.close()
 
     def _note(self, status: grpc.StatusCode, begun: float) -> None:
-        """Leave the connection after a call on which nothing was heard of the server since it ``begun``.
+        """Leave the connection if a call that ``begun`` then has found it lost, or nothing was heard since.
 
-        A host that died in silence keeps a connection in good standing for many minutes.
+        gRPC finds out a moment later than the call that a connection was cut, and only after many minutes
+        that a host died in silence.
         """
         if status not in _UNKNOWN:
             self._heard_at = asyncio.get_running_loop().time()
-        elif status is grpc.StatusCode.DEADLINE_EXCEEDED and self._heard_at < begun:
+        elif status is grpc.StatusCode.UNAVAILABLE or self._heard_at < begun:
             self._is_retired = True
 
     async def _fail_to_open(self) -> QueueUnavailable | None:
