@@ -6,12 +6,14 @@ from datetime import timedelta
 
 import pytest
 import structlog.testing
-from kept_things import DAY, Shelf, old_id
+from kept_things import DAY, Shelf, listed, old_id
 
 from reactorcide.domain.errors import ClaimLost, Forbidden, Gone, InvalidInput, NotFound
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.removals import RemovalCause
+from reactorcide.services.retention import DELIVERY
 from reactorcide.store import chores
+from reactorcide.store.retention import FIRST, LAST, Bound, remove_parts
 
 pytest_plugins = ["shelf_fixtures"]
 
@@ -165,6 +167,35 @@ async def test_artifacts_that_never_all_came_go_too_and_nothing_comes_after_them
     with pytest.raises(ClaimLost):
         await put(shelf, claim, content)
     assert not shelf.stored("artifacts/")
+
+
+async def test_artifacts_that_come_whole_while_they_are_removed_do_not_come_back(shelf: Shelf) -> None:
+    claim = await shelf.start()
+    await shelf.finish(claim, artifacts=1)
+    await put(shelf, claim, b"late")
+    await shelf.age(claim.job_id, 3 * DAY)
+    bound = Bound(RemovalCause.BYTES, LAST)
+    await shelf.execute("UPDATE attempts SET artifact_bytes = 4")
+
+    async with shelf.database.transaction() as tx:
+        removed = await remove_parts(
+            tx, "artifacts", bound, after=FIRST, delivery=DELIVERY, actor="system:retention", limit=1
+        )
+        sealing = asyncio.create_task(shelf.artifacts.seal(claim, listed({"x": b"late"})))
+        while not await waiting_for_a_row(shelf):
+            assert not sealing.done()
+
+    assert len(removed) == 1
+    with pytest.raises(ClaimLost):
+        await sealing
+    assert (await shelf.desk.read(claim.job_id)).artifacts_object_key is None
+
+
+async def waiting_for_a_row(shelf: Shelf) -> bool:
+    found = await shelf.desk.rows(
+        "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    return bool(found)
 
 
 async def put(shelf: Shelf, claim: Claim, content: bytes) -> None:

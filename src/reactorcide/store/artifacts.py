@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from reactorcide.domain.errors import ClaimLost
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.removals import Loss
 from reactorcide.domain.status import JobStatus
@@ -45,7 +46,8 @@ _SEAL = f"""
       FROM attempts a WHERE {_FENCE} AND j.artifacts_object_key IS NULL
 """  # noqa: S608 - constants
 _MEASURE = """
-    UPDATE attempts SET artifact_bytes = %(size_bytes)s WHERE job_id = %(job_id)s AND attempt = %(attempt)s
+    UPDATE attempts SET artifact_bytes = %(size_bytes)s
+     WHERE job_id = %(job_id)s AND attempt = %(attempt)s AND artifacts_removed_at IS NULL
 """
 _READ_ARTIFACTS = """
     SELECT j.status, j.attempt, j.artifacts_object_key, coalesce(a.artifacts, 0) AS promised,
@@ -66,11 +68,17 @@ async def seal_artifacts(tx: Transaction, claim: Claim, key: str, *, size_bytes:
 
     Args:
         size_bytes: of what is stored for it.
+
+    Raises:
+        ClaimLost: they were removed at the same moment; the transaction is void.
     """
     sealed = await tx.execute(_SEAL, _fence(claim) | {"key": key})
     if sealed.rowcount == 0:
         return False
-    await tx.execute(_MEASURE, _fence(claim) | {"size_bytes": size_bytes})
+    # Who waited for the job's row in the statement before saw the attempt's as it was.
+    measured = await tx.execute(_MEASURE, _fence(claim) | {"size_bytes": size_bytes})
+    if measured.rowcount == 0:
+        raise ClaimLost(claim.job_id, claim.attempt)
     return True
 
 
