@@ -18,7 +18,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 CALLS_AT_ONCE = 16
-MOST_WAITING = 64
+MOST_WAITING = 512
 """More calls than these are refused at once: each may hold the bytes that it is to store."""
 LONGEST_WAIT_SECONDS = 2.0
 """A call that no thread has begun by then is refused. With a store that answers, none waits so long."""
@@ -51,7 +51,12 @@ class StoreThreads:
         context = contextvars.copy_context()
         future = self._submit(partial(context.run, partial(call, *args, **kwargs)))
         waiting = asyncio.wrap_future(future)
-        done, _ = await asyncio.wait({waiting}, timeout=self._longest_wait_seconds)
+        try:
+            done, _ = await asyncio.wait({waiting}, timeout=self._longest_wait_seconds)
+        except asyncio.CancelledError:
+            # Or its error, which nobody will look at, would be complained of.
+            waiting.cancel()
+            raise
         # Only one that has not begun can be cancelled.
         if not done and future.cancel():
             raise StoreUnavailable(f"no thread was free in {self._longest_wait_seconds:g} s")

@@ -24,6 +24,7 @@ from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.removals import Loss, RemovedThing
 from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, SignsUrls
+from reactorcide.objects.threads import StoreThreads
 from reactorcide.store import artifacts as rows
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -74,6 +75,7 @@ class ArtifactService:
     Args:
         limit_bytes: of all artifacts of an attempt together.
         signer: of addresses for those who are to fetch artifacts from the object store itself.
+        calls: where the object store is called; None: in threads of its own.
     """
 
     def __init__(
@@ -84,12 +86,14 @@ class ArtifactService:
         *,
         limit_bytes: int,
         signer: SignsUrls | None = None,
+        calls: StoreThreads | None = None,
     ) -> None:
         self._database = database
         self._objects = objects
         self._bell = bell
         self._limit = limit_bytes
         self._signer = signer
+        self._calls = calls or StoreThreads()
         # Apart from the threads that everything else shares: what is slow here holds nothing up there.
         self._threads = ThreadPoolExecutor(PUTS_AT_ONCE, thread_name_prefix="artifacts")
         self._lists: OrderedDict[str, tuple[Artifact, ...]] = OrderedDict()
@@ -110,7 +114,7 @@ class ArtifactService:
             raise TooLarge(f"the artifacts of an attempt have at most {self._limit} bytes")
         if (await self._promise(claim)).object_key is not None:
             return False
-        return not await asyncio.to_thread(self._is_stored, _content_key(claim, sha256), size_bytes)
+        return not await self._calls.run(self._is_stored, _content_key(claim, sha256), size_bytes)
 
     async def put(self, claim: Claim, sha256: str, size_bytes: int, pieces: Iterator[bytes]) -> None:
         """Store a content of an ended attempt; one that is stored already is not read.
@@ -136,7 +140,7 @@ class ArtifactService:
         except ClaimLost:
             # The job was deleted meanwhile, and perhaps its artifacts already.
             if is_new:
-                await asyncio.to_thread(self._objects.delete, key)
+                await self._calls.run(self._objects.delete, key)
             raise
         if is_late:
             log.info("artifact.came_late", job_id=claim.job_id, attempt=claim.attempt, sha256=sha256)
@@ -155,13 +159,13 @@ class ArtifactService:
         check_artifacts(artifacts, most=promise.artifacts, limit_bytes=self._limit)
         if promise.object_key is not None:
             return []
-        stored = await asyncio.to_thread(self._list_contents, claim)
+        stored = await self._calls.run(self._list_contents, claim)
         missing = {a.sha256 for a in artifacts if stored.get(a.sha256) != a.size_bytes}
         if missing:
             return sorted(missing)
         key = _list_key(claim.job_id, claim.attempt)
         ordered = sorted(artifacts, key=lambda artifact: artifact.path.encode())
-        await asyncio.to_thread(self._objects.put, key, msgspec.json.encode(ordered))
+        await self._calls.run(self._objects.put, key, msgspec.json.encode(ordered))
         # A content that several paths share is stored once.
         kept = sum(stored[sha256] for sha256 in {artifact.sha256 for artifact in ordered})
         if not await self._database.run(lambda tx: rows.seal_artifacts(tx, claim, key, size_bytes=kept)):
@@ -208,7 +212,7 @@ class ArtifactService:
         key = _found_key(found, artifact)
         pieces = self._objects.stream(key, start=start, length=length)
         try:
-            while piece := await asyncio.to_thread(next, pieces, b""):
+            while piece := await self._calls.run(next, pieces, b""):
                 yield piece
         except ObjectNotFound:
             row = await self._read_row(found.job_id)
@@ -226,7 +230,7 @@ class ArtifactService:
             return None
         key, name = _found_key(found, artifact), artifact.path.rpartition("/")[2]
         # It may have to ask for new credentials.
-        return await asyncio.to_thread(self._signer.signed_url, key, expires_in=LINK_LIFE, filename=name)
+        return await self._calls.run(self._signer.signed_url, key, expires_in=LINK_LIFE, filename=name)
 
     async def _read_row(self, job_id: str) -> rows.ArtifactsRow:
         row = await self._database.run(lambda tx: rows.read_artifacts(tx, job_id))
@@ -263,7 +267,7 @@ class ArtifactService:
     async def _read_list(self, key: str) -> tuple[Artifact, ...]:
         """Return a list, which never changes once a job has it. Raises ObjectNotFound, StoreUnavailable."""
         if key not in self._lists:
-            data = await asyncio.to_thread(self._objects.read, key)
+            data = await self._calls.run(self._objects.read, key)
             self._lists[key] = msgspec.json.decode(data, type=tuple[Artifact, ...])
             if len(self._lists) > _KEPT_LISTS:
                 self._lists.popitem(last=False)

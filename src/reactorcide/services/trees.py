@@ -35,6 +35,7 @@ from reactorcide.domain.trees import (
     read_tree,
 )
 from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, StoreUnavailable
+from reactorcide.objects.threads import StoreThreads
 from reactorcide.store import outbox
 from reactorcide.store import trees as rows
 from reactorcide.store.database import Database, Transaction
@@ -73,6 +74,7 @@ class TreeService:
     Args:
         kept_for: a tree that no job refers to is kept so long after its last use.
         monotonic: seconds that never go back.
+        calls: where the object store is called; None: in threads of its own.
     """
 
     def __init__(
@@ -83,12 +85,14 @@ class TreeService:
         limits: TreeLimits,
         kept_for: timedelta,
         monotonic: Callable[[], float] = time.monotonic,
+        calls: StoreThreads | None = None,
     ) -> None:
         self.limits = limits
         self._database = database
         self._objects = objects
         self._kept_for = kept_for
         self._monotonic = monotonic
+        self._calls = calls or StoreThreads()
         self._next_sweep = 0.0
         self._next_tree = self._next_blob = 0
         # Apart from the threads that everything else shares: what is slow here holds nothing up there.
@@ -233,7 +237,7 @@ class TreeService:
             lambda tx: outbox.take_due(tx, PURGE_BLOBS, limit=5, busy_for=_PURGE_AGAIN_AFTER)
         )
         for entry in due:
-            await asyncio.to_thread(self._delete, entry.payload["keys"])
+            await self._calls.run(self._delete, entry.payload["keys"])
             await self._database.run(partial(outbox.mark_done, entry_id=entry.entry_id))
 
     async def _announce(self, user_id: str, blobs: Sequence[Blob]) -> list[BlobRow]:
@@ -252,7 +256,7 @@ class TreeService:
         kept = await self._database.run(lambda tx: rows.mark_stored(tx, {row.blob_id for row in stored}))
         if lost := [key_of(row) for row in stored if row.blob_id not in kept]:
             # It took so long that they counted as given up; nobody would ever delete them.
-            await asyncio.to_thread(self._delete, lost)
+            await self._calls.run(self._delete, lost)
             raise Unavailable("object store")
 
     def _store(self, row: BlobRow, content: bytes | Iterator[bytes]) -> None:

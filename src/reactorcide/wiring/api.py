@@ -1,6 +1,5 @@
 """The API of a process."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ class _Probes:
 
     async def object_store(self) -> None:
         try:
-            await asyncio.to_thread(self.core.objects.size, "probe")
+            await self.core.object_calls.run(self.core.objects.size, "probe")
         except ObjectNotFound:
             return
 

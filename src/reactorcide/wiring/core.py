@@ -16,6 +16,7 @@ from reactorcide.domain.submission import SubmissionPolicy
 from reactorcide.domain.workers import Timing
 from reactorcide.objects.measured import measured
 from reactorcide.objects.port import ObjectStore, SignsUrls
+from reactorcide.objects.threads import StoreThreads
 from reactorcide.observability.metrics import Metrics
 from reactorcide.queue.port import ReadyQueue
 from reactorcide.services.accounts import AccountService
@@ -63,6 +64,8 @@ class Core:
     database: Database
     bell: Bell
     objects: ObjectStore
+    object_calls: StoreThreads
+    """Where services call ``objects``."""
     tidy_objects: Callable[[], None]
     accounts: AccountService
     jobs: JobService
@@ -111,6 +114,7 @@ async def open_core(
         core = _compose_core(
             settings, dsn, database, bell, opened=opened, opened_queue=opened_queue, metrics=metrics
         )
+        stack.push_async_callback(_stop, core.object_calls.close, "object store")
         stack.push_async_callback(_stop, core.accounts.flush_last_used, "accounts")
         stack.push_async_callback(_stop, core.attempts.close, "dispatch")
         stack.push_async_callback(_stop, core.artifacts.close, "artifacts")
@@ -163,7 +167,7 @@ async def maintaining(core: Core) -> AsyncIterator[None]:
     """Keep the maintenance rounds going: lost leases, deadlines, unsent entries, seals, purges."""
 
     async def tidy_objects() -> None:
-        await asyncio.to_thread(core.tidy_objects)
+        await core.object_calls.run(core.tidy_objects)
 
     # With a slow store they take long where much was removed, and lost leases must not wait for that.
     purges = (SlowChore(core.logs.purge_due), SlowChore(core.trees.purge_due))
@@ -220,7 +224,7 @@ def _compose_core(
     policy = submission_policy(settings)
     vault = Vault(load_key(settings.encryption_key, settings.data_dir))
     queue = opened_queue.queue
-    objects = measured(opened.store, metrics.object_store_called)
+    objects, calls = measured(opened.store, metrics.object_store_called), StoreThreads()
     tally = JobTally(database, metrics)
     return Core(
         settings=settings,
@@ -229,6 +233,7 @@ def _compose_core(
         database=database,
         bell=bell,
         objects=objects,
+        object_calls=calls,
         tidy_objects=opened.tidy,
         accounts=AccountService(database),
         jobs=JobService(database, queue, bell, vault, policy, tally=tally, heartbeat=timing.heartbeat),
@@ -244,12 +249,14 @@ def _compose_core(
             bell,
             limit_bytes=settings.artifact_limit_bytes,
             signer=_choose_signer(settings, objects),
+            calls=calls,
         ),
         trees=TreeService(
             database,
             objects,
             limits=TreeLimits(settings.tree_limit_bytes, settings.tree_user_limit_bytes),
             kept_for=settings.tree_retention,
+            calls=calls,
         ),
         retention=Retention(database, objects, _retention_rules(settings), metrics=metrics),
         orphans=OrphanSearch(
