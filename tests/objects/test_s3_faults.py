@@ -1,8 +1,10 @@
 """A bucket that misbehaves: each call ends exact or with the port's error, soon, and leaves nothing half."""
 
+import gc
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from itertools import repeat
 
@@ -172,6 +174,25 @@ def test_pieces_that_break_off_abort_their_upload(stub: S3Stub, objects: ObjectS
 
     assert stub.keys() == {}
     assert stub.open_uploads() == {}
+
+
+def test_a_failed_put_lets_go_of_its_bytes_at_once(stub: S3Stub, objects: ObjectStore) -> None:
+    def pieces() -> Iterator[bytes]:
+        yield from (LARGE, LARGE)
+
+    stub.faults.add(Fault(Effect.SLOW_DOWN, PARTS))
+    given = pieces()
+    held = weakref.ref(given)
+    gc.collect()
+    gc.disable()
+
+    try:
+        with pytest.raises(StoreUnavailable):
+            objects.put("a", given)
+        del given
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_a_store_that_is_gone_is_unavailable_soon_and_used_again_once_it_is_back(
