@@ -84,14 +84,14 @@ async def full(database: Database, dsn: str, make_user: MakeUser) -> Database:
     """A database with many ended jobs, all known to the planner."""
     worker_id = "00000000-0000-0000-0000-00000000000a"
     user = await make_user()
-    async with database.transaction() as tx:
-        await tx.execute(
+    # Beside the pool, whose transactions must be short.
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(
             "INSERT INTO workers (worker_id, name, boot_id, queues, slots, version)"
             " VALUES (%s, 'w', %s, '{q}', 1, '1')",
             [worker_id, worker_id],
         )
-        await tx.execute(_FILL, {"count": JOBS, "user_id": user.user_id, "worker_id": worker_id})
-    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+        await connection.execute(_FILL, {"count": JOBS, "user_id": user.user_id, "worker_id": worker_id})
         await connection.execute("VACUUM ANALYZE jobs, attempts")
     return database
 
