@@ -189,6 +189,8 @@ class Retention:
     async def _keep_to(self, rule: _Rule) -> RuleEffect:
         if rule.part is None:
             return await self._remove_all(rule, self._remove_jobs)
+        if rule.part == "artifacts" and rule.limit_bytes is not None:
+            await self._measure_artifacts()
         bound = await self._bound_of(rule, rule.part)
         if bound is None:
             return RuleEffect(rule.name, 0, 0)
@@ -265,8 +267,6 @@ class Retention:
         if rule.kept_for is not None:
             before = await self._database.run(partial(rows.read_clock, ago=rule.kept_for))
             return Bound(RemovalCause.AGE, AttemptKey(before), before)
-        if part == "artifacts":
-            await self._measure_artifacts()
         room, place = rule.limit_bytes or 0, rows.LAST
         while page := await self._database.run(
             partial(rows.sum_back, part=part, before=place, limit=_SUMMED)
