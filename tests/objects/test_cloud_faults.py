@@ -15,6 +15,7 @@ from reactorcide.objects.cloud_puts import LARGE_AT_ONCE, PART_BYTES, PartDigest
 from reactorcide.objects.cloud_s3 import S3Place, open_s3
 from reactorcide.objects.credentials import AwsKeys
 from reactorcide.objects.port import (
+    ATOMIC_CREATE_BYTES,
     ObjectExists,
     ObjectNotFound,
     ObjectStore,
@@ -236,7 +237,7 @@ def test_more_large_uploads_than_memory_is_meant_for_wait_and_are_refused_then(s
     all_there, go_on = threading.Barrier(LARGE_AT_ONCE + 1), threading.Event()
 
     def pieces() -> Iterator[bytes]:
-        yield b"x" * (PART_BYTES + 1)
+        yield b"x" * (ATOMIC_CREATE_BYTES + 1)
         all_there.wait(30)
         go_on.wait(30)
 

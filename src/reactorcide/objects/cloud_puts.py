@@ -11,6 +11,7 @@ import random
 import secrets
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -36,10 +37,11 @@ if TYPE_CHECKING:
 
     ClientStore = S3Store | GCSStore
 
-PART_BYTES = 8 * 1024 * 1024
-PARTS_AT_ONCE = 2
+PART_BYTES = 5 * 1024 * 1024
+"""The least that S3 takes, so that a store that crawls does not fill the memory; of 10,000 at the most."""
+PARTS_AT_ONCE = 1
 LARGE_AT_ONCE = 4
-"""So many objects are uploaded in parts at the same time; each takes some 32 MiB of memory meanwhile."""
+"""So many objects are uploaded in parts at the same time; each takes some 12 MiB of memory meanwhile."""
 _HANDED_BYTES = 512 * 1024
 _LOOK_SECONDS = 0.1
 _TRIES = 3
@@ -148,7 +150,7 @@ class BucketWriter:
             pieces = iter(data)
             head, is_all = _take_head(pieces)
             if not is_all:
-                return self._put_parts(key, chain(head, pieces), create_only=create_only)
+                return self._put_parts(key, chain(_drain(head), pieces), create_only=create_only)
             data = b"".join(head)
         self._put_whole(key, data, create_only=create_only)
         return len(data)
@@ -324,12 +326,18 @@ class BucketWriter:
         )
 
 
-def _take_head(pieces: Iterator[bytes]) -> tuple[list[bytes], bool]:
+def _take_head(pieces: Iterator[bytes]) -> tuple[deque[bytes], bool]:
     """Take as much as may go into one request; return it, and whether it is all."""
-    head, size = [], 0
+    head, size = deque[bytes](), 0
     for piece in pieces:
         head.append(piece)
         size += len(piece)
         if size > ATOMIC_CREATE_BYTES:
             return head, False
     return head, True
+
+
+def _drain(pieces: deque[bytes]) -> Iterator[bytes]:
+    """Yield pieces, and hold none that was yielded."""
+    while pieces:
+        yield pieces.popleft()
