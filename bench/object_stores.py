@@ -92,7 +92,7 @@ def driver(url: str, bucket: str, size: int) -> dict[str, Callable[[], object]]:
         endpoint=url,
         access_key_id=KEYS.access_key_id,
         secret_access_key=KEYS.secret_access_key,
-        client_options={"allow_http": True},
+        client_options={"allow_http": True, "timeout": "120s"},
     )
     small = BLOCK[:SMALL_BYTES]
     return {

@@ -96,6 +96,17 @@ def test_a_create_only_put_whose_answer_was_lost_has_won(objects: ObjectStore, s
     assert objects.read("logs/a") == b"mine"
 
 
+@pytest.mark.parametrize("is_new", [False, True])
+def test_an_upload_whose_completion_was_not_told_is_complete(
+    objects: ObjectStore, s3_server: S3Server, is_new: bool
+) -> None:
+    s3_server.meet(Fault("POST", "uploadId", status=503, code="SlowDown", is_late=True))
+
+    objects.put("logs/a", iter(LARGE), create_only=is_new)
+
+    assert objects.read("logs/a") == b"".join(LARGE)
+
+
 def test_a_conflict_over_nothing_is_tried_again(objects: ObjectStore, s3_server: S3Server) -> None:
     s3_server.meet(Fault("PUT", "logs", status=409, code="ConditionalRequestConflict"))
 

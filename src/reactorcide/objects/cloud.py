@@ -42,12 +42,20 @@ class CloudObjectStore:
 
     Args:
         single: as ``store``, for deleting one object without the request for many.
+        large: as ``store``, for uploads in parts; see `BucketWriter`.
         bulk: so many keys are deleted by one call of the driver.
         seconds: a call, with what it tries again, takes about so long at the most.
     """
 
     def __init__(
-        self, store: "ClientStore", bucket: Bucket, *, single: "ClientStore", bulk: int, seconds: float
+        self,
+        store: "ClientStore",
+        bucket: Bucket,
+        *,
+        single: "ClientStore",
+        large: "ClientStore",
+        bulk: int,
+        seconds: float,
     ) -> None:
         self._store = store
         self._single = single
@@ -55,7 +63,7 @@ class CloudObjectStore:
         self._bulk = bulk
         self._seconds = seconds
         self._speaks_bulk = True
-        self._writer = BucketWriter(store, bucket, patience_seconds=seconds)
+        self._writer = BucketWriter(store, bucket, large=large, patience_seconds=seconds)
 
     def put(self, key: str, data: bytes | Iterable[bytes], *, create_only: bool = False) -> int:
         """See `ObjectStore.put`."""
@@ -241,11 +249,12 @@ class SigningCloudStore(CloudObjectStore):
         bucket: Bucket,
         *,
         single: "ClientStore",
+        large: "ClientStore",
         bulk: int,
         seconds: float,
         sign: Sign,
     ) -> None:
-        super().__init__(store, bucket, single=single, bulk=bulk, seconds=seconds)
+        super().__init__(store, bucket, single=single, large=large, bulk=bulk, seconds=seconds)
         self._sign = sign
 
     def signed_url(self, key: str, *, expires_in: timedelta, filename: str | None = None) -> str:
@@ -257,11 +266,11 @@ class SigningCloudStore(CloudObjectStore):
             raise self._error(error, Operation.GET, key) from error
 
 
-def client_options(seconds: float, url: str | None, ca_certificates: bytes | None) -> "ClientConfig":
-    """Return how the driver connects: no request of it takes longer than half of ``seconds``."""
+def client_options(seconds: float, url: str | None, ca_certificates: bytes | None = None) -> "ClientConfig":
+    """Return how the driver connects; no request of it takes longer than ``seconds``."""
     options: ClientConfig = {
-        "timeout": timedelta(seconds=seconds / 2),
-        "connect_timeout": timedelta(seconds=min(5.0, seconds / 4)),
+        "timeout": timedelta(seconds=seconds),
+        "connect_timeout": timedelta(seconds=min(5.0, seconds / 2)),
         "allow_http": url is not None and url.startswith("http://"),
     }
     if ca_certificates is not None:
@@ -270,16 +279,26 @@ def client_options(seconds: float, url: str | None, ca_certificates: bytes | Non
 
 
 def retry_options(seconds: float) -> "RetryConfig":
-    """Return how the driver tries again: not after half of ``seconds``, with random pauses that grow."""
+    """Return how the driver tries again: not after ``seconds``, with random pauses that grow."""
     return {
         "max_retries": 10,
-        "retry_timeout": timedelta(seconds=seconds / 2),
+        "retry_timeout": timedelta(seconds=seconds),
         "backoff": {
             "init_backoff": timedelta(seconds=0.1),
-            "max_backoff": timedelta(seconds=min(5.0, seconds / 6)),
+            "max_backoff": timedelta(seconds=min(5.0, seconds / 3)),
             "base": 2,
         },
     }
+
+
+def usual_patience(seconds: float) -> float:
+    """Return how long a request may take, and how long it is tried again, so that both fit in ``seconds``."""
+    return seconds / 2
+
+
+def large_patience(seconds: float) -> float:
+    """Return the same of an upload in parts, which is not bounded as a whole."""
+    return 2 * seconds
 
 
 class _Reading:

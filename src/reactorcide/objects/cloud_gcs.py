@@ -14,7 +14,14 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from obstore.store import GCSStore
 
 from reactorcide.domain.errors import Misconfigured
-from reactorcide.objects.cloud import CloudObjectStore, SigningCloudStore, client_options, retry_options
+from reactorcide.objects.cloud import (
+    CloudObjectStore,
+    SigningCloudStore,
+    client_options,
+    large_patience,
+    retry_options,
+    usual_patience,
+)
 from reactorcide.objects.cloud_errors import Bucket, Operation
 from reactorcide.objects.cloud_puts import DRIVER_ERRORS
 from reactorcide.objects.presigning import presign_gcs
@@ -100,10 +107,13 @@ def open_gcs(place: GcsPlace, *, seconds: float) -> CloudObjectStore:
         account = read_service_account(place.credentials_file)
         config["application_credentials"] = str(place.credentials_file)
     try:
-        store = GCSStore(
-            config=config,
-            client_options=client_options(seconds, place.emulator, None),
-            retry_config=retry_options(seconds),
+        store, large = (
+            GCSStore(
+                config=config,
+                client_options=client_options(patience, place.emulator),
+                retry_config=retry_options(patience),
+            )
+            for patience in (usual_patience(seconds), large_patience(seconds))
         )
     except DRIVER_ERRORS as error:
         raise Misconfigured(
@@ -113,7 +123,7 @@ def open_gcs(place: GcsPlace, *, seconds: float) -> CloudObjectStore:
     bucket = Bucket(place.bucket, service, _RIGHTS, _CREDENTIALS)
     if place.emulator is not None:
         # To sign, the driver would ask Google, whoever stores the objects.
-        return CloudObjectStore(store, bucket, single=store, bulk=_BULK, seconds=seconds)
+        return CloudObjectStore(store, bucket, single=store, large=large, bulk=_BULK, seconds=seconds)
 
     def sign(key: str, expires_in: timedelta, filename: str | None) -> str:
         if filename is None or account is None:
@@ -128,4 +138,4 @@ def open_gcs(place: GcsPlace, *, seconds: float) -> CloudObjectStore:
             now=datetime.now(UTC),
         )
 
-    return SigningCloudStore(store, bucket, single=store, bulk=_BULK, seconds=seconds, sign=sign)
+    return SigningCloudStore(store, bucket, single=store, large=large, bulk=_BULK, seconds=seconds, sign=sign)

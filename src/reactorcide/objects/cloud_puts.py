@@ -46,7 +46,7 @@ _HANDED_BYTES = 512 * 1024
 _LOOK_SECONDS = 0.1
 _TRIES = 3
 _PUT_ID = "put-id"
-"""Metadata of an object that was put create-only: whose it is, if the answer to its put was lost."""
+"""Metadata of an object: whose it is, if the answer to its put was lost."""
 DRIVER_ERRORS = (BaseError, OSError, ValueError)
 """What the driver raises; OSError because a missing object is a FileNotFoundError."""
 
@@ -134,15 +134,20 @@ class BucketWriter:
     """Puts into one bucket, from many threads.
 
     Args:
+        large: as ``store``, with more patience, for uploads in parts: to put a large object together may
+            take the service a while.
         patience_seconds: an upload in parts waits so long for others to end, and is refused then.
     """
 
-    def __init__(self, store: "ClientStore", bucket: Bucket, *, patience_seconds: float) -> None:
+    def __init__(
+        self, store: "ClientStore", bucket: Bucket, *, large: "ClientStore", patience_seconds: float
+    ) -> None:
         self._store = store
+        self._large = large
         self._bucket = bucket
         self._patience_seconds = patience_seconds
         self._whole_etags, self._part_etags = EtagRule(), EtagRule()
-        self._large = threading.BoundedSemaphore(LARGE_AT_ONCE)
+        self._turns = threading.BoundedSemaphore(LARGE_AT_ONCE)
 
     def put(self, key: str, data: bytes | Iterable[bytes], *, create_only: bool) -> int:
         """See `ObjectStore.put`; the key was checked."""
@@ -235,13 +240,13 @@ class BucketWriter:
     def _put_parts(self, key: str, pieces: Iterator[bytes], *, create_only: bool) -> int:
         if create_only:
             self._refuse_existing(key)
-        if not self._large.acquire(timeout=self._patience_seconds):
+        if not self._turns.acquire(timeout=self._patience_seconds):
             raise StoreUnavailable(f"{LARGE_AT_ONCE} large objects are being uploaded already")
         digest = PartDigest()
         try:
             e_tag = self._send_parts(key, self._digested(key, pieces, digest, create_only=create_only))
         finally:
-            self._large.release()
+            self._turns.release()
         if not self._part_etags.confirms(digest.hexdigest, e_tag):
             stored = self._read_back(key, e_tag, PartDigest())
             if stored not in (None, digest.hexdigest):
@@ -271,14 +276,15 @@ class BucketWriter:
             raise ObjectExists(key)
 
     def _send_parts(self, key: str, pieces: Iterator[bytes]) -> str | None:
-        handover = _Handover()
+        handover, mark = _Handover(), secrets.token_hex(8)
         with ThreadPoolExecutor(1, thread_name_prefix="upload") as thread:
             # The driver aborts the upload if what it takes from fails, so that no part of it stays.
             sending = thread.submit(
                 obstore.put,
-                self._store,
+                self._large,
                 key,
                 iter(handover),
+                attributes={_PUT_ID: mark},
                 use_multipart=True,
                 chunk_size=PART_BYTES,
                 max_concurrency=PARTS_AT_ONCE,
@@ -293,9 +299,14 @@ class BucketWriter:
             handover.offer(None, sending)
             # Looked at and not raised: with this frame in its traceback it would keep all pieces in a cycle.
             error = sending.exception()
-            if isinstance(error, DRIVER_ERRORS):
-                raise self._put_error(error, key) from error
-            return sending.result()["e_tag"]
+            if not isinstance(error, DRIVER_ERRORS):
+                return sending.result()["e_tag"]
+        if Answer.read(error).code == "NoSuchUpload":
+            # It was put together, and the answer lost: asked again, the service knows of no upload any more.
+            found = self._find_mark(key)
+            if found is not None and found[0] == mark:
+                return found[1]
+        raise self._put_error(error, key) from error
 
     def _read_back(self, key: str, e_tag: str | None, digest: "hashlib._Hash | PartDigest") -> str | None:
         """Return the digest of what is stored; None: it is no longer what this put has made."""

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 import obstore
 from obstore.store import S3Store
 
-from reactorcide.objects.cloud import SigningCloudStore, client_options, retry_options
+from reactorcide.objects.cloud import (
+    SigningCloudStore,
+    client_options,
+    large_patience,
+    retry_options,
+    usual_patience,
+)
 from reactorcide.objects.cloud_errors import Bucket, Operation
 from reactorcide.objects.credentials import DEFAULT_PROFILE, AwsKeys, SharedProfile
 from reactorcide.objects.presigning import presign_s3
@@ -91,15 +97,16 @@ def open_s3(place: S3Place, *, seconds: float) -> SigningCloudStore:
     config |= _credentials(place)
     provider: S3CredentialProvider | None = None if place.keys is not None else place.profile
 
-    def client(*, is_single: bool) -> S3Store:
+    def client(patience: float, *, is_single: bool = False) -> S3Store:
         return S3Store(
             config=config | {"disable_bulk_delete": is_single},
-            client_options=client_options(seconds, place.endpoint, place.ca_certificates),
-            retry_config=retry_options(seconds),
+            client_options=client_options(patience, place.endpoint, place.ca_certificates),
+            retry_config=retry_options(patience),
             credential_provider=provider,
         )
 
-    store = client(is_single=False)
+    usual = usual_patience(seconds)
+    store = client(usual)
     bucket = Bucket(
         place.bucket,
         f"S3 at {place.endpoint}" if place.endpoint else f"S3 in {region}",
@@ -122,8 +129,15 @@ def open_s3(place: S3Place, *, seconds: float) -> SigningCloudStore:
             now=datetime.now(UTC),
         )
 
-    single = client(is_single=True)
-    return SigningCloudStore(store, bucket, single=single, bulk=_BULK, seconds=seconds, sign=sign)
+    return SigningCloudStore(
+        store,
+        bucket,
+        single=client(usual, is_single=True),
+        large=client(large_patience(seconds)),
+        bulk=_BULK,
+        seconds=seconds,
+        sign=sign,
+    )
 
 
 def _credentials(place: S3Place) -> "S3Config":
