@@ -63,6 +63,8 @@ class CorndogsServer:
         self.frames = 0
         """What it has read, answered or not."""
         self.auths: set[str | None] = set()
+        self.panics: list[Exception] = []
+        """Its own errors, each answered with status 6. A test may hold it to none."""
         self._deeds = Calls(self.store, shape, max_payload_bytes)
         self._server: asyncio.Server | None = None
         self._connections: set[_Connection] = set()
@@ -148,6 +150,7 @@ class CorndogsServer:
         except Refused as refusal:
             self._send(line, head | {"status": refusal.status, "error": refusal.error}, b"")
         except Exception as error:
+            self.panics.append(error)
             self._send(line, head | {"status": 6, "error": f"panic: {error!r}"}, b"")
         else:
             self._send(line, head | {"status": 0, "variant": f"{call.operation}Response"}, answer)
