@@ -64,9 +64,10 @@ class Line:
 
 
 def opened(frame: bytes) -> dict[str, Any]:
-    answer: Any = load(frame)
+    answer: dict[str, Any] = load(frame)  # type: ignore[assignment]
     message = answer["payload"].value
-    return answer | {"payload": load(message) if message else None}
+    answer["payload"] = load(message) if message else None
+    return answer
 
 
 @asynccontextmanager

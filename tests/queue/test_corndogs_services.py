@@ -6,13 +6,11 @@ from datetime import timedelta
 
 import pytest
 
-from contracts.corndogs_service import CorndogsServiceContract, queue
+from contracts.corndogs_service import CorndogsServiceContract
 from fakes.corndogs_grpc import CorndogsGrpcServer
 from fakes.corndogs_server import SPLIT, WHOLE, CorndogsServer
 from reactorcide.queue.corndogs.addresses import open_client
 from reactorcide.queue.corndogs.messages import CorndogsClient
-
-__all__ = ["queue"]
 
 REAL = os.environ.get("CORNDOGS_TEST_ADDR")
 
