@@ -16,12 +16,32 @@ import msgspec
 from msgspec import Meta
 
 from reactorcide.domain.artifacts import Artifact
-from reactorcide.domain.jobs import AttemptLimits, AttemptOutcome, Claim, HeartbeatOrder, StartedAttempt
+from reactorcide.domain.jobs import (
+    SHORTEST_PAUSE_SECONDS,
+    AttemptLimits,
+    AttemptOutcome,
+    Claim,
+    HeartbeatOrder,
+    StartedAttempt,
+)
 from reactorcide.domain.outcomes import MAX_MESSAGE_CHARACTERS
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.status import JobStatus
 from reactorcide.domain.trees import MAX_FETCHED_BLOBS
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
+from reactorcide.protocol_values import (
+    Answer,
+    ClaimBody,
+    Claims,
+    Id,
+    QueueName,
+    Request,
+    Size,
+    Small,
+    Text,
+    Wait,
+    Word,
+)
 
 OLDEST, NEWEST = 1, 2
 """The versions of the protocol that this program speaks, as worker and as coordinator.
@@ -36,51 +56,12 @@ MAX_LOG_PIECES = 32_768
 """With these two a `log` body stays within its bound."""
 MAX_SEAL_BODY_BYTES = 16 * 1024 * 1024
 MAX_ARTIFACTS = 10_000
-MAX_WAIT_SECONDS = 60.0
-MAX_CLAIMS = 5_000
-"""Named in one call, held or spooled."""
 
 CLAIM_LOST = "claim_lost"
 LOG_MISMATCH = "log_mismatch"
 SUPERSEDED = "superseded"
 OFFSET_GAP = "offset_gap"
 WORKER_UNKNOWN = "worker_unknown"
-
-# These are bounds of size; what makes an id, a name or an outcome is the services' to say.
-Id = Annotated[str, Meta(max_length=64)]
-Word = Annotated[str, Meta(min_length=1, max_length=128)]
-QueueName = Annotated[str, Meta(min_length=1, max_length=63)]
-Text = Annotated[str, Meta(max_length=MAX_MESSAGE_CHARACTERS)]
-Size = Annotated[int, Meta(ge=0, lt=2**62)]
-Small = Annotated[int, Meta(ge=-(2**31), lt=2**31)]
-Wait = Annotated[float, Meta(ge=0, le=MAX_WAIT_SECONDS)]
-
-
-class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What a worker sends."""
-
-
-class Answer(msgspec.Struct, frozen=True):
-    """What a coordinator answers."""
-
-
-class ClaimBody(Request, frozen=True):
-    """A claim in the mouth of its worker, whose id is told once for the whole call."""
-
-    job_id: Id
-    attempt: Size
-    lease_id: Id
-
-    @classmethod
-    def of(cls, claim: Claim) -> "ClaimBody":
-        return cls(claim.job_id, claim.attempt, claim.lease_id)
-
-    def by(self, worker_id: str) -> Claim:
-        """Return the claim as one of this worker."""
-        return Claim(self.job_id, self.attempt, self.lease_id, worker_id)
-
-
-Claims = Annotated[list[ClaimBody], Meta(max_length=MAX_CLAIMS)]
 
 
 class TurnBody(Request, frozen=True):
@@ -106,7 +87,7 @@ class RegisterBody(Request, frozen=True):
     slots: Annotated[int, Meta(ge=1, le=1_000)]
     version: Word
     isolation: Word
-    spooled: Claims = []
+    spooled: Claims = msgspec.field(default_factory=list)
 
     @classmethod
     def of(cls, identity: WorkerIdentity, turn: int, spooled: Sequence[Claim]) -> "RegisterBody":
@@ -195,10 +176,12 @@ class OrderEntry(Answer, frozen=True):
 
     claim: ClaimBody
     order: Literal["go_on", "cancel", "kill", "abandon"]
+    is_watched: bool = False
+    """Somebody follows its log. Coordinators of before did not tell."""
 
     @classmethod
     def of(cls, order: HeartbeatOrder) -> "OrderEntry":
-        return cls(ClaimBody.of(order.claim), order.order)
+        return cls(ClaimBody.of(order.claim), order.order, order.is_watched)
 
 
 class HeartbeatAnswer(Answer, frozen=True):
@@ -236,9 +219,11 @@ class LogCall(AttemptCall, frozen=True):
 
 
 class LogAnswer(Answer, frozen=True):
-    """The length that is stored now."""
+    """The length that is stored now, and how long the worker may wait before it sends more."""
 
     length: int
+    pause_seconds: float = SHORTEST_PAUSE_SECONDS
+    """Coordinators of before did not tell."""
 
 
 class OutcomeBody(Request, frozen=True):
@@ -371,7 +356,7 @@ class Problem(Answer, frozen=True):
     message: str = ""
     cause: str | None = None
     length: int | None = None
-    errors: list[dict[str, str]] = []
+    errors: list[dict[str, str]] = msgspec.field(default_factory=list)
 
 
 CALLS = (

@@ -409,7 +409,7 @@ class GatewayContract:
             await append(claim, 8, b"", []),
         ]
 
-        assert lengths == [4, 4, 8, 8]
+        assert [appended.length for appended in lengths] == [4, 4, 8, 8]
         assert await read_log(bench, job_id) == b"one\ntwo\n"
 
     async def test_log_21_a_gap_is_answered_with_the_length(self, bench: GatewayBench) -> None:
@@ -459,7 +459,7 @@ class GatewayContract:
         await seat.gateway.finish(claim, ended_with(b"one\ntwo\n"))
 
         assert await bench.core.logs.seal_due() == 0
-        assert await seat.gateway.append_log(claim, 4, b"two\n", pieces_of(b"two\n")) == 8
+        assert (await seat.gateway.append_log(claim, 4, b"two\n", pieces_of(b"two\n"))).length == 8
         await sealed(bench)
 
         with pytest.raises(ClaimLost):
@@ -474,9 +474,9 @@ class GatewayContract:
         pieces = [LogPiece(1_700_000_000_000, "o", 1)] * 40_000
         pieces += [LogPiece(1_700_000_000_001, "e", len(data) - 40_000)]
 
-        length = await seat.gateway.append_log(claim, 0, data, pieces)
+        appended = await seat.gateway.append_log(claim, 0, data, pieces)
 
-        assert length == len(data)
+        assert appended.length == len(data)
         assert await read_log(bench, job_id) == data
 
     # Good-bye, and worse

@@ -183,8 +183,8 @@ BORDERS = (
         "append_is_answered_before_it_is_stored",
         "acknowledged log bytes are lost with the process, or with a store that is away",
         "reactorcide/services/logs.py",
-        "        await asyncio.gather(*(asyncio.to_thread(self._put, *chunk, made) for chunk in chunks))\n",
-        "        asyncio.gather(*(asyncio.to_thread(self._put, *chunk, made) for chunk in chunks))\n",
+        "        await asyncio.gather(*(self._calls.run(self._put, *chunk, made) for chunk in chunks))\n",
+        "        asyncio.gather(*(self._calls.run(self._put, *chunk, made) for chunk in chunks))\n",
         (f"{_APPEND}::test_an_unreachable_store_acknowledges_nothing_and_loses_nothing",),
     ),
     Mutation(
@@ -214,7 +214,7 @@ BORDERS = (
     Mutation(
         "seal_without_digest",
         "a log that is not what the worker wrote is sealed as if it were",
-        "reactorcide/services/logs.py",
+        "reactorcide/services/log_sealing.py",
         "if row.final_sha256 not in (None, sha256):",
         "if sha256 is None:",
         (

@@ -26,8 +26,10 @@ from reactorcide.api.waiting import until_unwanted
 from reactorcide.domain.accounts import Principal
 from reactorcide.domain.errors import InputFault, InvalidInput, ReactorcideError
 from reactorcide.domain.jobs import LogPiece, StartedAttempt
+from reactorcide.protocol_values import ClaimBody
+from reactorcide.protocol_values import Request as CallBody
 
-C = TypeVar("C", bound=protocol.Request)
+C = TypeVar("C", bound=CallBody)
 W = TypeVar("W", bound=protocol.WorkerCall)
 
 _PLACE = re.compile(r"(?P<what>.*) - at `\$(?P<path>[^`]*)`", re.DOTALL)
@@ -37,7 +39,7 @@ log = structlog.get_logger()
 router = APIRouter(prefix=protocol.PATH, tags=["worker"])
 
 
-def _documented(body: type[protocol.Request], meaning: str, answer: Any = None) -> dict[str, Any]:
+def _documented(body: type[CallBody], meaning: str, answer: Any = None) -> dict[str, Any]:
     """Return what the schema tells of a route."""
     statuses = {protocol.TurnBody: (408, 413, 415), protocol.RegisterBody: (408, 409, 413, 415)}.get(
         body, (404, 408, 409, 413, 415)
@@ -100,7 +102,7 @@ async def claim_jobs(request: Request, caller: WorkerCaller) -> Response:
             # Another process has taken its place while it waited; that one shall not wait for these.
             await attempts.give_back(claims)
             raise
-    return json_answer(protocol.ClaimAnswer([protocol.ClaimBody.of(claim) for claim in claims]))
+    return json_answer(protocol.ClaimAnswer([ClaimBody.of(claim) for claim in claims]))
 
 
 @router.post(
@@ -164,7 +166,8 @@ async def append_log(request: Request, caller: WorkerCaller) -> Response:
     await services.attempts.admit(call.worker_id, call.boot_id, caller)
     pieces = [LogPiece(piece.at_milliseconds, piece.stream, piece.length) for piece in call.pieces]
     length = await services.log_intake.append(call.own_claim, call.offset, call.data, pieces)
-    return json_answer(protocol.LogAnswer(length))
+    pause = services.log_intake.pause_of(call.own_claim)
+    return json_answer(protocol.LogAnswer(length, pause))
 
 
 @router.post("/finish", summary="Finish an attempt", **_documented(protocol.FinishCall, "Written down."))

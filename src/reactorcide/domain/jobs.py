@@ -164,6 +164,20 @@ class HeartbeatOrder:
     claim: Claim
     order: Literal["go_on", "cancel", "kill", "abandon"]
     """`abandon`: the attempt is no longer this worker's."""
+    is_watched: bool = False
+    """Somebody follows its log, which then is to come soon."""
+
+
+SHORTEST_PAUSE_SECONDS = 0.1
+"""Between two appends to a log of which little comes."""
+
+
+@dataclass(frozen=True)
+class AppendedLog:
+    """What became of an append: the length stored now, and how long to gather bytes for the next one."""
+
+    length: int
+    pause_seconds: float = SHORTEST_PAUSE_SECONDS
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
 """Reading a log: whole or in part, by lines, or following it while it grows.
 
-It makes no difference to a reader whether a log is still written, being sealed or sealed: a place in
-it has one value, and a read that meets the change goes on in the sealed log at the same place.
+To a reader it is all one whether a log is still written, being sealed or sealed: a place in it has one value.
 """
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
@@ -17,8 +17,11 @@ from reactorcide.domain.errors import Gone, NotFound, Unavailable
 from reactorcide.domain.jobs import Job
 from reactorcide.domain.removals import RemovedThing
 from reactorcide.objects.port import ObjectNotFound, ObjectStore
+from reactorcide.objects.threads import StoreThreads
 from reactorcide.services.log_chunks import ChunkedLog, LogBytesMissing, sealed_key
 from reactorcide.services.log_lines import IndexedLog, LineCutter, LogLine, StreamName
+from reactorcide.services.log_pace import SWIFT, WATCH_AGAIN, WATCHED_FOR, LogPace
+from reactorcide.services.recent_chunks import RecentChunks
 from reactorcide.store import jobs, logs
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -41,6 +44,7 @@ T = TypeVar("T")
 BLOCK_BYTES = 256 * 1024
 _TRIES = 5
 _KEPT_BLOCKS = 64
+_REMEMBERED_JOBS = 1_000
 
 
 @dataclass(frozen=True)
@@ -118,6 +122,9 @@ class LogReader:
         poll: timedelta = timedelta(seconds=1),
         idle_after: timedelta = timedelta(seconds=15),
         late_for: timedelta = timedelta(seconds=10),
+        pace: LogPace = SWIFT,
+        recent: RecentChunks | None = None,
+        calls: StoreThreads | None = None,
     ) -> None:
         """Make a reader.
 
@@ -125,6 +132,8 @@ class LogReader:
             poll: a follower looks so often even if the bell is silent.
             idle_after: a follower says so after this time without news.
             late_for: after the end of a job, its last bytes are waited for so long.
+            pace: as the service has it that takes logs in; ``recent``: what that appended in this process.
+            calls: where the object store is called; None: in threads of its own.
         """
         self._database = database
         self._objects = objects
@@ -132,6 +141,10 @@ class LogReader:
         self._poll = poll
         self._idle_after = idle_after.total_seconds()
         self._late_for = late_for
+        self._pace = pace
+        self._recent = recent or RecentChunks()
+        self._calls = calls or StoreThreads()
+        self._watched_at: OrderedDict[str, float] = OrderedDict()
         self._looks: dict[str, asyncio.Task[LogProgress | None]] = {}
         self._looking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._blocks: OrderedDict[tuple[object, ...], asyncio.Task[bytes]] = OrderedDict()
@@ -159,7 +172,7 @@ class LogReader:
         position, end, tries = start, min(start + length, log.length), 0
         while position < end:
             try:
-                data = await asyncio.to_thread(self._read_block, log, position, end)
+                data = await self._read_some(log, position, end)
             except (LogBytesMissing, ObjectNotFound):
                 tries += 1
                 log = await self._find_again(log, tries)
@@ -205,7 +218,7 @@ class LogReader:
 
         while position < end:
             try:
-                length, lines = await asyncio.to_thread(step)
+                length, lines = await self._calls.run(step)
             except (LogBytesMissing, ObjectNotFound):
                 tries += 1
                 log = await self._find_again(log, tries)
@@ -235,6 +248,8 @@ class LogReader:
             last_news = clock()
             while True:
                 progress = await self._look(job_id)
+                if progress.ended_for is None:
+                    await self._say_watched(job_id)
                 async for item in self._news(job_id, cursor, progress.log):
                     yield item
                     last_news = clock()
@@ -248,6 +263,20 @@ class LogReader:
                     yield LogIdle()
                     last_news = clock()
                 await ear.wait(self._poll)
+
+    async def _say_watched(self, job_id: str) -> None:
+        """Let the worker of a job know that its log is waited for; of all that follow it here, one tells."""
+        now = asyncio.get_running_loop().time()
+        said_at = self._watched_at.get(job_id, -math.inf)
+        if self._pace.is_even or now - said_at < WATCH_AGAIN.total_seconds():
+            return
+        self._watched_at.pop(job_id, None)
+        self._watched_at[job_id] = now
+        if len(self._watched_at) > _REMEMBERED_JOBS:
+            self._watched_at.popitem(last=False)
+        worker_id = await self._database.run(partial(logs.watch_log, job_id=job_id, watched_for=WATCHED_FOR))
+        if worker_id is not None:
+            self._bell.ring(f"worker:{worker_id}")
 
     async def _news(
         self, job_id: str, cursor: _Cursor, row: LogRow | None
@@ -316,8 +345,15 @@ class LogReader:
     async def _first_block(self, log: StoredLog, position: int, end: int) -> bytes:
         return b"".join([data async for data in self.read(log, position, end - position)])
 
-    def _read_block(self, log: StoredLog, position: int, end: int) -> bytes:
+    async def _read_some(self, log: StoredLog, position: int, end: int) -> bytes:
         end = min(end, position + BLOCK_BYTES)
+        if not log.is_sealed:
+            known = self._recent.read(log.job_id, log.attempt, position, end)
+            if known is not None:
+                return known
+        return await self._calls.run(self._read_block, log, position, end)
+
+    def _read_block(self, log: StoredLog, position: int, end: int) -> bytes:
         if not log.is_sealed:
             return ChunkedLog(self._objects, log.job_id, log.attempt).read(position, end, log.length)
         data = self._objects.read(sealed_key(log.job_id, log.attempt), start=position, length=end - position)
@@ -333,7 +369,7 @@ class LogReader:
     async def _find_again(self, log: StoredLog, tries: int) -> StoredLog:
         """Look where the bytes of a log have gone that are not where they were."""
         if tries > _TRIES:
-            if log.is_sealed and await asyncio.to_thread(self._is_gone, log):
+            if log.is_sealed and await self._calls.run(self._is_gone, log):
                 raise Gone("the log was lost: the object store does not have it any more")
             raise Unavailable("log")
         row = await self._database.run(partial(logs.read_log, job_id=log.job_id, attempt=log.attempt))

@@ -1,9 +1,8 @@
 """Taking in the log of an attempt, sealing it after the end, and removing it with its job."""
 
 import asyncio
-import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -22,32 +21,29 @@ from reactorcide.domain.errors import (
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import Claim, LogPiece
 from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, StoreUnavailable
+from reactorcide.objects.threads import StoreThreads
 from reactorcide.observability.metrics import Metrics
 from reactorcide.services import log_chunks
 from reactorcide.services.log_chunks import Chunk, ChunkedLog, LogBytesMissing
+from reactorcide.services.log_pace import SWIFT, LogPace
+from reactorcide.services.log_sealing import LogSealing
 from reactorcide.services.purging import delete_owed
+from reactorcide.services.recent_chunks import RecentChunks
 from reactorcide.store import logs, outbox
 from reactorcide.store.bell import Bell
-from reactorcide.store.database import Database, Transaction
+from reactorcide.store.database import Database
 from reactorcide.store.logs import LogRow
 from reactorcide.store.outbox import OutboxEntry
 
 TAIL_BYTES = 64 * 1024
 """A last chunk shorter than this is replaced by one that holds the next bytes too."""
-UNPROMISED_AFTER = timedelta(minutes=10)
-"""The log of an attempt whose worker was lost is sealed as it is so long after the end."""
-PROMISED_AFTER = timedelta(hours=24)
-"""Bytes that a worker has promised are waited for so long after the end."""
 PURGE_AGAIN_AFTER = timedelta(seconds=20)
 """A removal whose process died, or whose store was away, is taken up so late."""
-SEALING_SECONDS = 1.0
-"""A call of `LogService.seal_due` waits so long for what it began."""
 MAX_MILLISECONDS = 253_402_300_799_999
 """The last millisecond of the year 9999."""
 _REMEMBERED_TAILS = 256
+_REMEMBERED_CLAIMS = 10_000
 _APPEND_TRIES = 5
-_SEALS_A_ROUND = 20
-_MAX_DOUBTFUL = 1_000
 
 log = structlog.get_logger()
 
@@ -74,16 +70,34 @@ class LogService:
     """
 
     def __init__(
-        self, database: Database, objects: ObjectStore, bell: Bell, *, metrics: Metrics | None = None
+        self,
+        database: Database,
+        objects: ObjectStore,
+        bell: Bell,
+        *,
+        metrics: Metrics | None = None,
+        pace: LogPace = SWIFT,
+        recent: RecentChunks | None = None,
+        calls: StoreThreads | None = None,
     ) -> None:
+        """Make a service.
+
+        Args:
+            pace: how long workers gather bytes.
+            recent: remembers what was appended, for who reads it in this process.
+            calls: where the object store is called; None: in threads of its own.
+        """
         self._metrics = metrics or Metrics()
         self._database = database
         self._objects = objects
         self._bell = bell
+        self._pace = pace
+        self._recent = recent or RecentChunks()
+        self._calls = calls or StoreThreads()
+        self._sealing = LogSealing(database, objects, bell, self._calls)
+        self._unwatched: OrderedDict[Claim, None] = OrderedDict()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._tails: OrderedDict[Claim, _Tail] = OrderedDict()
-        self._doubtful: set[tuple[str, int]] = set()
-        self._sealing: asyncio.Task[int] | None = None
 
     async def append(self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]) -> int:
         """Append log bytes and return the length now stored; what is acknowledged is durable.
@@ -108,39 +122,30 @@ class LogService:
                         return length
             except ClaimLost:
                 # Sealed or deleted meanwhile: what this call wrote belongs to nobody.
-                await asyncio.to_thread(self._delete, [chunk.key for chunk in made])
+                await self._calls.run(self._delete, [chunk.key for chunk in made])
                 raise
         raise Unavailable("log")
 
-    async def seal_due(self) -> int:
-        """Seal logs of ended attempts that are whole, and return how many were; 0 if it takes long.
+    def pause_of(self, claim: Claim) -> float:
+        """Return how many seconds the worker may gather bytes before it appends again.
 
-        A log is whole when all that its worker promised is stored. What was not promised, or did not
-        come for a day, is no longer waited for. Doing this twice at once is harmless. What takes long
-        goes on meanwhile and is told by the next call, so that no other chore waits for it.
-
-        Raises:
-            Unavailable: the database cannot be reached. Without the object store, nothing is sealed.
+        Each append may cost a put. While nobody follows the log, nobody waits for it; what the worker keeps
+        meanwhile is durable in its spool.
         """
-        sealing = self._sealing or asyncio.create_task(self._seal_round())
-        self._sealing = sealing
-        done, _ = await asyncio.wait({sealing}, timeout=SEALING_SECONDS)
-        if not done:
-            return 0
-        self._sealing = None
-        return sealing.result()
+        pace = self._pace.unwatched if claim in self._unwatched else self._pace.watched
+        return pace.total_seconds()
+
+    async def seal_due(self) -> int:
+        """See `LogSealing.seal_due`."""
+        return await self._sealing.seal_due()
 
     async def close(self) -> None:
         """Break off a sealing that goes on; the next process takes it up."""
-        if self._sealing is not None:
-            self._sealing.cancel()
-            await asyncio.wait({self._sealing})
-            if not self._sealing.cancelled():
-                self._sealing.exception()  # looked at, or asyncio complains that nobody did
+        await self._sealing.close()
 
     async def purge(self, job_id: str) -> None:
         """Delete every log and artifact of a job. Raises Unavailable."""
-        await asyncio.to_thread(delete_owed, self._objects, {"job_id": job_id})
+        await self._calls.run(delete_owed, self._objects, {"job_id": job_id})
 
     async def purge_due(self) -> int:
         """Delete objects that no row counts on any more, and return how many entries owed them.
@@ -161,7 +166,7 @@ class LogService:
         return purged
 
     async def _purge_entry(self, entry: OutboxEntry) -> None:
-        await asyncio.to_thread(delete_owed, self._objects, entry.payload)
+        await self._calls.run(delete_owed, self._objects, entry.payload)
         await self._database.run(partial(outbox.mark_done, entry_id=entry.entry_id))
 
     async def _append_once(
@@ -174,8 +179,8 @@ class LogService:
             if offset > row.length:
                 raise OffsetGap(row.length)
             try:
-                stored = await asyncio.to_thread(self._compare, row, offset, data)
-                tail = await asyncio.to_thread(self._read_tail, row)
+                stored = await self._calls.run(self._compare, row, offset, data)
+                tail = await self._calls.run(self._read_tail, row)
             except LogBytesMissing:
                 return None
             if stored == len(data):
@@ -192,13 +197,15 @@ class LogService:
             grown, replaced = await self._write(claim, tail, data, pieces, made)
         except LogBytesMissing:
             return None
-        if not await self._database.run(lambda tx: logs.grow_log(tx, claim, tail.length, grown.length)):
+        grew = await self._database.run(lambda tx: logs.grow_log(tx, claim, tail.length, grown.length))
+        if grew is None:
             return None
+        self._note_watched(claim, is_watched=grew.is_watched)
         self._metrics.log_appended(grown.length - tail.length)
         self._bell.ring(f"log:{claim.job_id}")
         self._remember(claim, grown)
         if replaced is not None:
-            await asyncio.to_thread(self._delete, [replaced])
+            await self._calls.run(self._delete, [replaced])
         return grown.length
 
     async def _find(self, claim: Claim) -> LogRow:
@@ -211,6 +218,13 @@ class LogService:
         self._tails[claim] = tail
         if len(self._tails) > _REMEMBERED_TAILS:
             self._tails.popitem(last=False)
+
+    def _note_watched(self, claim: Claim, *, is_watched: bool) -> None:
+        self._unwatched.pop(claim, None)
+        if not is_watched:
+            self._unwatched[claim] = None
+            if len(self._unwatched) > _REMEMBERED_CLAIMS:
+                self._unwatched.popitem(last=False)
 
     def _compare(self, row: LogRow, offset: int, data: bytes) -> int:
         """Return how many bytes of ``data`` are stored already. Raises LogMismatch for other ones."""
@@ -251,7 +265,9 @@ class LogService:
             chunks.append(log_chunks.make_chunk(claim.job_id, claim.attempt, position, part, index))
             position += len(part)
         # At once, so that the store may sync them together.
-        await asyncio.gather(*(asyncio.to_thread(self._put, *chunk, made) for chunk in chunks))
+        await asyncio.gather(*(self._calls.run(self._put, *chunk, made) for chunk in chunks))
+        for chunk, content in chunks:
+            self._recent.keep(claim.job_id, claim.attempt, chunk, content)
         last = chunks[-1][0]
         if last.length < TAIL_BYTES:
             return _Tail(position, last, *parts[-1]), replaced
@@ -270,89 +286,6 @@ class LogService:
                 raise LogMismatch(f"other bytes are stored from {chunk.start} on") from None
         else:
             made.append(chunk)
-
-    async def _seal_round(self) -> int:
-        frozen = await self._database.run(
-            partial(logs.freeze_logs, unpromised_after=UNPROMISED_AFTER, promised_after=PROMISED_AFTER)
-        )
-        for row in frozen:
-            self._doubtful.discard((row.job_id, row.attempt))
-            log.info("log.frozen", job_id=row.job_id, attempt=row.attempt, log_length=row.length)
-        whole = await self._database.run(
-            partial(logs.list_logs_to_seal, without=self._doubtful, limit=_SEALS_A_ROUND)
-        )
-        sealed = 0
-        try:
-            for row in whole:
-                sealed += await self._seal(row)
-        except StoreUnavailable as error:
-            log.warning("log.sealing_postponed", detail=error.detail)
-        return sealed
-
-    async def _seal(self, row: LogRow) -> bool:
-        known = log.bind(job_id=row.job_id, attempt=row.attempt, log_length=row.length)
-        try:
-            sha256 = await asyncio.to_thread(self._write_sealed, row)
-        except LogBytesMissing:
-            if await self._is_waiting(row):
-                self._doubt(row)
-                known.error("log.bytes_missed")
-            return False
-        if row.final_sha256 not in (None, sha256):
-            self._doubt(row)
-            promised = row.final_sha256.hex() if row.final_sha256 else None
-            known.error("log.digest_mismatched", promised=promised, stored=sha256.hex())
-            return False
-        if not await self._database.run(lambda tx: self._mark_sealed(tx, row, sha256)):
-            return False
-        self._bell.ring(f"log:{row.job_id}", f"job:{row.job_id}")
-        known.info("log.sealed")
-        return True
-
-    def _write_sealed(self, row: LogRow) -> bytes:
-        """Write the two objects of a sealed log from its chunks, and return the SHA-256 of the log."""
-        chunks, digest = ChunkedLog(self._objects, row.job_id, row.attempt), hashlib.sha256()
-
-        def index() -> Iterator[bytes]:
-            position = 0
-            while position < row.length:
-                position, pieces = chunks.read_index(position, row.length)
-                yield log_chunks.encode_index(pieces)
-
-        def data() -> Iterator[bytes]:
-            position = 0
-            while position < row.length:
-                part = chunks.read(position, row.length, row.length)
-                digest.update(part)
-                yield part
-                position += len(part)
-
-        self._objects.put(log_chunks.sealed_index_key(row.job_id, row.attempt), index())
-        self._objects.put(log_chunks.sealed_key(row.job_id, row.attempt), data())
-        return digest.digest()
-
-    async def _mark_sealed(self, tx: Transaction, row: LogRow, sha256: bytes) -> bool:
-        """Let the sealed objects count and owe the removal of the chunks. False: no longer as it was."""
-        key = log_chunks.sealed_key(row.job_id, row.attempt)
-        if not await logs.seal_log(tx, row, sha256, key):
-            return False
-        await outbox.add_entry(
-            tx,
-            outbox.PURGE_OBJECTS,
-            f"purge_chunks:{row.job_id}:{row.attempt}",
-            {"job_id": row.job_id, "attempt": row.attempt},
-        )
-        return True
-
-    async def _is_waiting(self, row: LogRow) -> bool:
-        now = await self._database.run(lambda tx: logs.read_log(tx, row.job_id, row.attempt))
-        return now is not None and not now.is_sealed
-
-    def _doubt(self, row: LogRow) -> None:
-        """Leave a log alone that a person must look at: until it is frozen, or for this process's life."""
-        if len(self._doubtful) >= _MAX_DOUBTFUL:
-            self._doubtful.clear()
-        self._doubtful.add((row.job_id, row.attempt))
 
     def _delete(self, keys: Sequence[str]) -> None:
         """Delete chunks that no longer count; what cannot be deleted now goes when the log is sealed."""

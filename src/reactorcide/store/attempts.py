@@ -66,7 +66,7 @@ _HEARTBEAT = """
          WHERE worker_id = %(worker_id)s AND set_config('synchronous_commit', 'off', true) IS NOT NULL
         RETURNING worker_id
     ), mine AS MATERIALIZED (
-        SELECT a.job_id, a.attempt, a.lease_id, a.started_at
+        SELECT a.job_id, a.attempt, a.lease_id, a.started_at, a.log_watched_until
           FROM attempts a JOIN held h USING (job_id, attempt, lease_id)
          WHERE a.worker_id = (SELECT worker_id FROM seen) AND a.ended_at IS NULL
          ORDER BY a.job_id FOR UPDATE OF a
@@ -79,6 +79,7 @@ _HEARTBEAT = """
            AND now() <= j.deadline_at + %(grace)s + %(patience)s
     )
     SELECT h.place, m.job_id IS NOT NULL AS is_mine, coalesce(j.desired, 0) AS desired,
+           coalesce(m.log_watched_until > now(), false) AS is_watched,
            coalesce(now() > j.deadline_at + %(grace)s, false) AS is_overdue
       FROM held h LEFT JOIN mine m USING (job_id, attempt, lease_id) LEFT JOIN jobs j ON j.job_id = h.job_id
 """
@@ -274,7 +275,9 @@ async def renew_leases(
             "patience": patience,
         },
     )
-    return [HeartbeatOrder(held[row["place"]], _order(row)) for row in await cursor.fetchall()]
+    return [
+        HeartbeatOrder(held[row["place"]], _order(row), row["is_watched"]) for row in await cursor.fetchall()
+    ]
 
 
 async def finish_attempt(tx: Transaction, claim: Claim, outcome: AttemptOutcome) -> bool:

@@ -68,6 +68,16 @@ GROW_LOG = """
      WHERE job_id = %(job_id)s AND attempt = %(attempt)s AND lease_id = %(lease_id)s
        AND worker_id = %(worker_id)s AND log_length = %(old)s AND log_sealed_at IS NULL
        AND (final_log_length IS NULL OR final_log_length >= %(new)s)
+    RETURNING coalesce(log_watched_until > now(), false) AS is_watched
+"""
+
+# Not while another has just done the same.
+WATCH_LOG = """
+    UPDATE attempts a SET log_watched_until = now() + %(for)s
+      FROM jobs j
+     WHERE a.job_id = %(job_id)s AND j.job_id = a.job_id AND a.attempt = j.attempt AND a.ended_at IS NULL
+       AND coalesce(a.log_watched_until < now() + %(for)s / 2, true)
+    RETURNING a.worker_id
 """
 
 FREEZE_LOGS = f"""
@@ -124,14 +134,32 @@ async def read_progress(tx: Transaction, job_id: str) -> LogProgress | None:
     return LogProgress(row["ended_for"], None if row["attempt"] is None else _as_log(row))
 
 
-async def grow_log(tx: Transaction, claim: Claim, old: int, new: int) -> bool:
+@dataclass(frozen=True)
+class GrownLog:
+    """A log that has grown; ``is_watched`` while somebody follows it."""
+
+    is_watched: bool
+
+
+async def grow_log(tx: Transaction, claim: Claim, old: int, new: int) -> GrownLog | None:
     """Acknowledge the bytes from ``old`` to ``new``.
 
-    False: the log is no longer ``old`` bytes long, is sealed, was promised to end before ``new``, or is
+    None: the log is no longer ``old`` bytes long, is sealed, was promised to end before ``new``, or is
     not this lease's.
     """
     grown = await tx.execute(GROW_LOG, _fence(claim) | {"old": old, "new": new})
-    return grown.rowcount == 1
+    row = await grown.fetchone()
+    return GrownLog(row["is_watched"]) if row else None
+
+
+async def watch_log(tx: Transaction, job_id: str, *, watched_for: timedelta) -> str | None:
+    """Say that somebody follows the log of a job's newest attempt for so long.
+
+    Returns who holds the attempt, to be told; None: it is not held, or this was said a moment ago.
+    """
+    cursor = await tx.execute(WATCH_LOG, {"job_id": job_id, "for": watched_for})
+    row = await cursor.fetchone()
+    return row["worker_id"] if row else None
 
 
 async def freeze_logs(

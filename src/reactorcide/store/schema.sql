@@ -42,6 +42,7 @@ CREATE TABLE public.attempts (
     artifact_bytes bigint,
     artifacts_removed_at timestamp with time zone,
     artifacts_removed_why text,
+    log_watched_until timestamp with time zone,
     CONSTRAINT a_removed_log_was_sealed CHECK ((((log_removed_at IS NULL) = (log_removed_why IS NULL)) AND ((log_removed_at IS NULL) OR (log_sealed_at IS NOT NULL)))),
     CONSTRAINT attempts_artifact_bytes_check CHECK ((artifact_bytes >= 0)),
     CONSTRAINT attempts_artifacts_check CHECK ((artifacts >= 0)),

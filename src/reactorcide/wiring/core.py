@@ -30,6 +30,7 @@ from reactorcide.services.new_ids import IdSource
 from reactorcide.services.orphans import OrphanSearch
 from reactorcide.services.overview import Overview
 from reactorcide.services.private_files import keep_private_text
+from reactorcide.services.recent_chunks import RecentChunks
 from reactorcide.services.retention import Retention, RetentionRules
 from reactorcide.services.slow_chore import SlowChore
 from reactorcide.services.tally import JobTally
@@ -39,7 +40,7 @@ from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
 from reactorcide.store.migrate import migrate, weak_settings
 from reactorcide.wiring.host import submission_policy
-from reactorcide.wiring.objects import OpenedObjects, open_objects
+from reactorcide.wiring.objects import OpenedObjects, log_pace, open_objects
 from reactorcide.wiring.queues import Keeper, OpenedQueue, open_queue
 from reactorcide.worker.cancelling import cancel_tasks
 
@@ -224,6 +225,7 @@ def _compose_core(
     policy = submission_policy(settings)
     vault = Vault(load_key(settings.encryption_key, settings.data_dir))
     queue = opened_queue.queue
+    pace, recent_chunks = log_pace(settings), RecentChunks()
     objects, calls = measured(opened.store, metrics.object_store_called), StoreThreads()
     tally = JobTally(database, metrics)
     return Core(
@@ -241,8 +243,10 @@ def _compose_core(
         attempts=AttemptService(
             database, queue, bell, vault, timing, tally=tally, public_url=settings.public_url
         ),
-        logs=LogService(database, objects, bell, metrics=metrics),
-        log_reader=LogReader(database, objects, bell),
+        logs=LogService(
+            database, objects, bell, metrics=metrics, pace=pace, recent=recent_chunks, calls=calls
+        ),
+        log_reader=LogReader(database, objects, bell, pace=pace, recent=recent_chunks, calls=calls),
         artifacts=ArtifactService(
             database,
             objects,

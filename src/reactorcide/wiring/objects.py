@@ -25,6 +25,7 @@ from reactorcide.objects.port import (
     StoreUnavailable,
 )
 from reactorcide.objects.prefixed import prefixed
+from reactorcide.services.log_pace import SWIFT, UNWATCHED_ON_CLOUDS, WATCHED_ON_CLOUDS, LogPace
 
 if TYPE_CHECKING:
     from reactorcide.objects.cloud_gcs import GcsPlace
@@ -43,6 +44,15 @@ class OpenedObjects:
     store: ObjectStore
     tidy: Callable[[], None]
     """Clears away what dead writers have left; raises StoreUnavailable."""
+
+
+def log_pace(settings: Settings) -> LogPace:
+    """Return how soon workers are to bring their logs: where each append is a put that costs, seldom."""
+    is_dear = settings.object_store_type in ("s3", "gcs")
+    watched = WATCHED_ON_CLOUDS if is_dear else SWIFT.watched
+    usual = UNWATCHED_ON_CLOUDS if is_dear else SWIFT.unwatched
+    unwatched = settings.log_flush if settings.log_flush is not None else usual
+    return LogPace(max(unwatched, watched), watched)
 
 
 async def open_objects(settings: Settings, objects_dir: Path, *, is_patient: bool = False) -> OpenedObjects:

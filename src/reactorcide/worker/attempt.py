@@ -91,6 +91,7 @@ class Attempt:
         self._trees = trees
         self._ordered = asyncio.Event()
         self._runner: Runner | None = None
+        self._shipper: LogShipper | None = None
         self._order: Order | None = None
         self._has_runner_ended = False
         self._may_run_again = False
@@ -115,7 +116,7 @@ class Attempt:
         except OSError as error:
             await self._give_up(_refusal(error, "the spool cannot be made"))
             return None
-        shipper = LogShipper(self._gateway, self.claim, SpoolReader(spool))
+        shipper = self._shipper = LogShipper(self._gateway, self.claim, SpoolReader(spool))
         shipping = asyncio.create_task(self._ship(shipper))
         try:
             result = await self._execute(started, spool, shipper)
@@ -144,6 +145,11 @@ class Attempt:
         self._log.info("attempt.stop_ordered", order=order)
         if self._runner is not None:
             self._pass_on_order(self._runner)
+
+    def hurry_log(self) -> None:
+        """Bring the log soon: somebody follows it."""
+        if self._shipper is not None:
+            self._shipper.hurry()
 
     async def _start(self) -> StartedAttempt | None:
         tries = 0

@@ -114,3 +114,5 @@ class Heart:
                 attempt.renew(sent_at)
             if answer.order != "go_on":
                 attempt.obey(answer.order)
+            if answer.is_watched:
+                attempt.hurry_log()

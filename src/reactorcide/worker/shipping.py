@@ -1,7 +1,6 @@
 """Brings what an attempt left in its spool to the coordinator: the log by offset, and the outcome."""
 
 import asyncio
-import contextlib
 import random
 import re
 from datetime import timedelta
@@ -19,7 +18,7 @@ from reactorcide.domain.errors import (
     Superseded,
     Unavailable,
 )
-from reactorcide.domain.jobs import AttemptLimits, AttemptOutcome, Claim
+from reactorcide.domain.jobs import SHORTEST_PAUSE_SECONDS, AttemptLimits, AttemptOutcome, Claim
 from reactorcide.domain.reasons import Fault, Reason
 from reactorcide.domain.retry import retry_delay
 from reactorcide.domain.status import JobStatus
@@ -34,8 +33,9 @@ NOT_OURS = (ClaimLost, Superseded, NotFound)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MAX_BATCH_BYTES = 1024 * 1024
-PACE_SECONDS = 0.1
-"""Between two appends while little comes; the first bytes go at once."""
+LOOK_SECONDS = 0.5
+"""While bytes are gathered for longer, it is looked so often whether a full batch lies ready."""
+LONGEST_PAUSE_SECONDS = 60.0
 FALLBACK_SECONDS = 1.0
 """The runner's hints may be lost; the files are looked at this often anyway."""
 
@@ -68,6 +68,8 @@ class LogShipper:
         self._reader = reader
         self._grew = asyncio.Event()
         self._ended = asyncio.Event()
+        self._pause_seconds = SHORTEST_PAUSE_SECONDS
+        self._is_wanted = asyncio.Event()
 
     def hint(self) -> None:
         """Tell that the log may have grown."""
@@ -77,6 +79,12 @@ class LogShipper:
         """Tell that the log will not grow any more: `run` returns when all is sent."""
         self._ended.set()
         self._grew.set()
+        self._is_wanted.set()
+
+    def hurry(self) -> None:
+        """Tell that somebody waits for the log: what lies ready goes at once, and what comes goes soon."""
+        if self._pause_seconds > SHORTEST_PAUSE_SECONDS:
+            self._is_wanted.set()
 
     async def run(self) -> ShippingEnd:
         """Send until the log has ended and all of it is stored, or until nobody wants it."""
@@ -94,14 +102,26 @@ class LogShipper:
             if refusal is not None:
                 return refusal
             if len(batch.data) < MAX_BATCH_BYTES // 4:
-                await _wait(self._ended, PACE_SECONDS)
+                await self._gather()
+
+    async def _gather(self) -> None:
+        """Let more come before the next append, as long as the coordinator says and nobody waits for it."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + self._pause_seconds
+        while not self._ended.is_set() and (left := until - clock()) > 0:
+            # Also if somebody came while the last append was under way, which then did not know of it.
+            if await _wait(self._is_wanted, min(left, LOOK_SECONDS)):
+                self._is_wanted.clear()
+                return
+            if left > LOOK_SECONDS and await asyncio.to_thread(self._reader.unread_bytes) >= MAX_BATCH_BYTES:
+                return
 
     async def _send(self, batch: LogBatch) -> ShippingEnd | None:
         tries = 0
         while True:
             tries += 1
             try:
-                await self._gateway.append_log(self._claim, batch.offset, batch.data, batch.pieces)
+                appended = await self._gateway.append_log(self._claim, batch.offset, batch.data, batch.pieces)
             except Unavailable as error:
                 log.warning("log.not_shipped", **_ids(self._claim), part=error.part, tries=tries)
                 await pause_before_retry(tries)
@@ -115,6 +135,8 @@ class LogShipper:
                 log.error("log.mismatched", **_ids(self._claim), offset=batch.offset)
                 return ShippingEnd.MISMATCHED
             else:
+                told = max(appended.pause_seconds, SHORTEST_PAUSE_SECONDS)
+                self._pause_seconds = min(told, LONGEST_PAUSE_SECONDS)
                 return None
 
 
@@ -175,10 +197,14 @@ def _outcome_of(result: RunResult) -> AttemptOutcome:
     )
 
 
-async def _wait(event: asyncio.Event, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
+async def _wait(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event. False: it did not come in time."""
+    try:
         async with asyncio.timeout(seconds):
             await event.wait()
+    except TimeoutError:
+        return False
+    return True
 
 
 def _ids(claim: Claim) -> dict[str, str | int]:

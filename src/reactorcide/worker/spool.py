@@ -172,6 +172,13 @@ class SpoolReader:
         self._offset += len(data)
         return batch
 
+    def unread_bytes(self) -> int:
+        """Return how many bytes lie behind what was read."""
+        try:
+            return max(0, self._log.stat().st_size - self._offset)
+        except FileNotFoundError:
+            return 0
+
     def rewind(self, offset: int) -> None:
         """Read again from ``offset``, which was read before."""
         self._index_offset = self._offset = 0

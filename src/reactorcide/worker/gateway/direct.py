@@ -7,7 +7,14 @@ from pathlib import Path
 
 from reactorcide.domain.artifacts import Artifact
 from reactorcide.domain.errors import ReactorcideError
-from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
+from reactorcide.domain.jobs import (
+    AppendedLog,
+    AttemptOutcome,
+    Claim,
+    HeartbeatOrder,
+    LogPiece,
+    StartedAttempt,
+)
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 from reactorcide.services.artifacts import ArtifactService
 from reactorcide.services.attempts import AttemptService
@@ -61,9 +68,12 @@ class DirectGateway:
         await self._admit(worker_id)
         return await self._attempts.wait_for_orders(worker_id, timeout)
 
-    async def append_log(self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]) -> int:
+    async def append_log(
+        self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]
+    ) -> AppendedLog:
         await self._admit(claim.worker_id)
-        return await self._logs.append(claim, offset, data, pieces)
+        length = await self._logs.append(claim, offset, data, pieces)
+        return AppendedLog(length, self._logs.pause_of(claim))
 
     async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
         await self._admit(claim.worker_id)

@@ -32,8 +32,16 @@ from reactorcide.domain.errors import (
     Superseded,
     Unavailable,
 )
-from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
+from reactorcide.domain.jobs import (
+    AppendedLog,
+    AttemptOutcome,
+    Claim,
+    HeartbeatOrder,
+    LogPiece,
+    StartedAttempt,
+)
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
+from reactorcide.protocol_values import MAX_CLAIMS, MAX_WAIT_SECONDS, ClaimBody, Request
 from reactorcide.worker.gateway.downloads import DOWNLOADS_AT_ONCE, Downloads
 from reactorcide.worker.gateway.log_parts import split_append
 from reactorcide.worker.gateway.trust import explain_distrust, find_trust, is_loopback
@@ -108,7 +116,7 @@ class HttpGateway:
         return registration
 
     async def claim(self, worker_id: str, free_slots: int, wait: timedelta) -> list[Claim]:
-        seconds = min(wait.total_seconds(), protocol.MAX_WAIT_SECONDS)
+        seconds = min(wait.total_seconds(), MAX_WAIT_SECONDS)
         call = protocol.ClaimCall(worker_id, self._boot_id, free_slots, seconds)
         answer = await self._call("claim", call, protocol.ClaimAnswer, more_seconds=seconds)
         return [claim.by(worker_id) for claim in answer.claims]
@@ -122,64 +130,65 @@ class HttpGateway:
         call = protocol.HeartbeatCall(
             worker_id,
             self._boot_id,
-            [protocol.ClaimBody.of(claim) for claim in held],
+            [ClaimBody.of(claim) for claim in held],
             protocol.HeldReport.of(report),
         )
         answer = await self._call("heartbeat", call, protocol.HeartbeatAnswer)
-        told = {entry.claim: entry.order for entry in answer.orders}
-        # Another worker's claim can be answered only as one of this worker; it is not to be held.
-        return [
-            HeartbeatOrder(
-                claim,
-                told.get(protocol.ClaimBody.of(claim), "abandon")
-                if claim.worker_id == worker_id
-                else "abandon",
+        told = {entry.claim: entry for entry in answer.orders}
+        orders = []
+        for claim in held:
+            # Another worker's claim can be answered only as one of this worker; it is not to be held.
+            entry = told.get(ClaimBody.of(claim)) if claim.worker_id == worker_id else None
+            orders.append(
+                HeartbeatOrder(claim, entry.order, entry.is_watched)
+                if entry is not None
+                else HeartbeatOrder(claim, "abandon")
             )
-            for claim in held
-        ]
+        return orders
 
     async def wait_for_orders(self, worker_id: str, timeout: timedelta) -> bool:
-        seconds = min(timeout.total_seconds(), protocol.MAX_WAIT_SECONDS)
+        seconds = min(timeout.total_seconds(), MAX_WAIT_SECONDS)
         call = protocol.OrdersCall(worker_id, self._boot_id, seconds)
         answer = await self._call("orders", call, protocol.OrdersAnswer, more_seconds=seconds)
         return answer.is_news
 
-    async def append_log(self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]) -> int:
-        length = offset
+    async def append_log(
+        self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]
+    ) -> AppendedLog:
+        appended = AppendedLog(offset)
         for part in split_append(offset, data, pieces):
             call = protocol.LogCall(
                 claim.worker_id,
                 self._boot_id,
-                protocol.ClaimBody.of(claim),
+                ClaimBody.of(claim),
                 part.offset,
                 [protocol.Piece(p.at_milliseconds, p.stream, p.length) for p in part.pieces],
                 part.data,
             )
-            length = (await self._call("log", call, protocol.LogAnswer, claim=claim)).length
-        return length
+            answer = await self._call("log", call, protocol.LogAnswer, claim=claim)
+            appended = AppendedLog(answer.length, answer.pause_seconds)
+        return appended
 
     async def finish(self, claim: Claim, outcome: AttemptOutcome) -> None:
         told = protocol.OutcomeBody.of(outcome, self._spoken)
-        call = protocol.FinishCall(claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim), told)
+        call = protocol.FinishCall(claim.worker_id, self._boot_id, ClaimBody.of(claim), told)
         await self._call("finish", call, None, claim=claim)
 
     async def put_artifact(self, claim: Claim, sha256: str, size_bytes: int, file: Path) -> None:
-        call = protocol.ArtifactCall(
-            claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim), sha256, size_bytes
-        )
+        call = protocol.ArtifactCall(claim.worker_id, self._boot_id, ClaimBody.of(claim), sha256, size_bytes)
         await self._call("artifact", call, None, claim=claim, file=file)
 
     async def seal_artifacts(self, claim: Claim, artifacts: Sequence[Artifact]) -> list[str]:
         call = protocol.SealCall(
             claim.worker_id,
             self._boot_id,
-            protocol.ClaimBody.of(claim),
+            ClaimBody.of(claim),
             [protocol.ArtifactEntry.of(artifact) for artifact in artifacts],
         )
         return (await self._call("artifacts", call, protocol.SealAnswer, claim=claim)).missing
 
     async def fetch_blobs(self, claim: Claim, blobs: Sequence[str], take: Callable[[bytes], None]) -> None:
-        call = protocol.TreeCall(claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim), list(blobs))
+        call = protocol.TreeCall(claim.worker_id, self._boot_id, ClaimBody.of(claim), list(blobs))
         await self._call("tree", call, None, claim=claim, take=take)
 
     async def release(self, claim: Claim) -> None:
@@ -196,7 +205,7 @@ class HttpGateway:
         return self._identity.boot_id if self._identity is not None else ""
 
     def _about(self, claim: Claim) -> protocol.AttemptCall:
-        return protocol.AttemptCall(claim.worker_id, self._boot_id, protocol.ClaimBody.of(claim))
+        return protocol.AttemptCall(claim.worker_id, self._boot_id, ClaimBody.of(claim))
 
     def _connect(self, trust: ssl.SSLContext | bool, *, connections: int) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
@@ -225,7 +234,7 @@ class HttpGateway:
     async def _register_in_turn(self, identity: WorkerIdentity, spooled: Sequence[Claim]) -> Registration:
         if self._turn is None:
             self._turn = (await self._send("turn", protocol.TurnBody(), protocol.TurnAnswer)).turn
-        body = protocol.RegisterBody.of(identity, self._turn, spooled[: protocol.MAX_CLAIMS])
+        body = protocol.RegisterBody.of(identity, self._turn, spooled[:MAX_CLAIMS])
         answer = await self._send("register", body, protocol.RegisterAnswer)
         self._spoken = answer.protocol
         return answer.registration
@@ -233,7 +242,7 @@ class HttpGateway:
     async def _call(
         self,
         path: str,
-        call: protocol.Request,
+        call: Request,
         kind: type[A] | None,
         *,
         claim: Claim | None = None,
@@ -262,7 +271,7 @@ class HttpGateway:
     async def _send(
         self,
         path: str,
-        body: protocol.Request,
+        body: Request,
         kind: type[A] | None,
         *,
         more_seconds: float = 0.0,
@@ -320,7 +329,7 @@ class HttpGateway:
         before, self._token = self._token, self._read_token() or self._token
         return self._token != before
 
-    def _translate(self, error: "_Refused", call: protocol.Request, claim: Claim | None) -> ReactorcideError:
+    def _translate(self, error: "_Refused", call: Request, claim: Claim | None) -> ReactorcideError:
         """Return what a refusal means to the caller."""
         told, worker_id = error.told, getattr(call, "worker_id", "")
         if error.status == 409 and told.cause == protocol.SUPERSEDED:

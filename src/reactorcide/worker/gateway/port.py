@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Protocol
 
 from reactorcide.domain.artifacts import Artifact
-from reactorcide.domain.jobs import AttemptOutcome, Claim, HeartbeatOrder, LogPiece, StartedAttempt
+from reactorcide.domain.jobs import (
+    AppendedLog,
+    AttemptOutcome,
+    Claim,
+    HeartbeatOrder,
+    LogPiece,
+    StartedAttempt,
+)
 from reactorcide.domain.workers import Registration, WorkerIdentity, WorkerReport
 
 
@@ -52,8 +59,10 @@ class Gateway(Protocol):
     async def wait_for_orders(self, worker_id: str, timeout: timedelta) -> bool:
         """Wait until a heartbeat would bring something new, such as a cancel. False: ``timeout`` passed."""
 
-    async def append_log(self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]) -> int:
-        """Append log bytes and return the length now stored.
+    async def append_log(
+        self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]
+    ) -> AppendedLog:
+        """Append log bytes; return the length now stored, and how long to gather bytes for the next append.
 
         ``pieces`` tell when and on which stream they came; their lengths add up to ``data``'s.
 
