@@ -313,17 +313,36 @@ STATE = (
         "claim_from_several_queues_without_lock",
         "two claims at once take the same job, of workers with several queues",
         "reactorcide/queue/database.py",
-        '       FOR UPDATE OF j SKIP LOCKED\n"""\n_TAKE',
-        '"""\n_TAKE',
+        '       FOR UPDATE OF j SKIP LOCKED\n"""\n_CLAIM_FROM_ONE',
+        '"""\n_CLAIM_FROM_ONE',
         (
             "queue/test_ready_queues.py"
             "::TestDatabaseQueue::test_q_03_of_many_claims_at_once_each_job_goes_to_one",
         ),
     ),
     Mutation(
+        "ticket_without_a_guard",
+        "a ticket that comes twice starts its job twice",
+        "reactorcide/store/claims.py",
+        "     WHERE {IS_READY} ORDER BY j.job_id FOR UPDATE OF j\n",
+        "     ORDER BY j.job_id FOR UPDATE OF j\n",
+        (
+            "queue/test_corndogs_tickets.py"
+            "::test_q_07_a_ticket_that_comes_again_while_its_job_runs_starts_nothing",
+        ),
+    ),
+    Mutation(
+        "submission_sent_again",
+        "a call whose answer was lost is made twice",
+        "reactorcide/queue/corndogs/client.py",
+        "                if not reads or move > 0 or self._is_closed:\n",
+        "                if move > 0 or self._is_closed:\n",
+        ("queue/test_corndogs_client.py::test_what_changes_something_is_never_sent_twice",),
+    ),
+    Mutation(
         "claim_of_a_resting_job",
         "a job that went back is tried again at once, and wears its attempts out",
-        "reactorcide/queue/database.py",
+        "reactorcide/store/claims.py",
         "AND j.not_before <= now() AND j.queue_deadline_at > now()",
         "AND j.queue_deadline_at > now()",
         (
