@@ -24,6 +24,12 @@ class CorndogsProcess:
         """Where it listens, as a setting."""
         return f"tcp://127.0.0.1:{self.port}"
 
+    @property
+    def pid(self) -> int:
+        """Its process while it runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def __enter__(self) -> Self:
         self.start()
         return self

@@ -23,6 +23,7 @@ from typing import Self
 import httpx2
 import psycopg
 
+from fakes.corndogs_process import CorndogsProcess
 from fakes.fault_proxy import FaultProxy
 from reactorcide.config import Settings
 from reactorcide.store.embedded import EmbeddedPostgres
@@ -53,6 +54,8 @@ class ClusterPlan:
     workers: int = 3
     slots: int = 6
     worker_kind: str = "http"
+    has_corndogs: bool = False
+    """Ready jobs are announced to a Corndogs, which loses everything when it is killed."""
     has_own_accounts: bool = os.geteuid() == 0
 
     @property
@@ -72,6 +75,7 @@ class Cluster:
         """One a coordinator."""
         self.uplinks: list[FaultProxy] = []
         """One a worker: to its coordinator or, for a direct one, to the database."""
+        self.corndogs = CorndogsProcess() if plan.has_corndogs else None
         self.objects_dir = plan.root / "objects"
         self.token = ""
         self.strangers: set[int] = set()
@@ -111,6 +115,8 @@ class Cluster:
         self.plan.root.mkdir(parents=True, exist_ok=True)
         self.plan.root.chmod(0o711)
         await self.postgres.start()
+        if self.corndogs is not None:
+            self.start_queue(self.corndogs)
         socket_path = Path(self.postgres.data_dir) / ".s.PGSQL.5432"
         coordinator_account = self._account(0)
         self._make_disk(self.objects_dir, OBJECTS_DISK_BYTES, coordinator_account)
@@ -152,6 +158,8 @@ class Cluster:
         for proxy in (*self.uplinks, *self.database_proxies):
             await proxy.stop()
         await self.postgres.stop()
+        if self.corndogs is not None:
+            self.corndogs.kill()
         for path in self._mounts:
             subprocess.run(["umount", "-l", str(path)], check=False)
         self._mounts.clear()
@@ -168,6 +176,11 @@ class Cluster:
             connect_timeout=5,
             options="-c statement_timeout=20000",
         )
+
+    def start_queue(self, corndogs: CorndogsProcess) -> None:
+        """Bring the queue up, or up again, with no tickets in it."""
+        corndogs.start()
+        self.strangers.add(corndogs.pid)
 
     async def restart_postgres(self) -> None:
         """Bring the database up again after its end."""
@@ -254,6 +267,7 @@ class Cluster:
             "ENCRYPTION_KEY": self._key,
             "OBJECT_STORE_BASE_PATH": str(self.objects_dir),
             "LOG_FORMAT": "json",
+            **({"CORNDOGS_BASE_URL": self.corndogs.address} if self.corndogs is not None else {}),
         }
 
     def _make_home(self, name: str, account: Account) -> Path:

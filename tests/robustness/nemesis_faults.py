@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx2
 
+from fakes.corndogs_process import CorndogsProcess
 from fakes.fault_proxy import Direction, FaultProxy
 from robustness.cluster import Cluster
 from robustness.cluster_parts import Part, descendants
@@ -69,10 +70,13 @@ def make_schedule(
     is_http: bool,
     has_disks: bool,
     can_deny: bool,
+    has_corndogs: bool = False,
 ) -> list[PlannedFault]:
     """Return the faults of a seed, 1 to 5 s apart unless ``over_seconds`` wants them closer or farther."""
     chance = random.Random(f"nemesis {seed}")
     menu = _menu(coordinators, workers, is_http=is_http, has_disks=has_disks, can_deny=can_deny)
+    if has_corndogs:
+        menu["queue"] = ("kill", "kill", "stop", "wipe", "mute")
     gaps = [chance.uniform(1, 5) for _ in range(faults)]
     scale = over_seconds / sum(gaps) if faults else 1.0
     planned, now, busy_until = [], 0.0, dict.fromkeys(menu, 0.0)
@@ -81,7 +85,8 @@ def make_schedule(
         free = [target for target in menu if busy_until[target] <= now] or [
             min(busy_until, key=busy_until.__getitem__)
         ]
-        target = chance.choice(free)
+        # A queue is one of many parts, and what its faults do is seen only while jobs wait.
+        target = "queue" if has_corndogs and number % 3 == 0 else chance.choice(free)
         kind = chance.choice(menu[target])
         seconds = _duration(chance, kind, target, profile)
         busy_until[target] = now + seconds + 3
@@ -110,7 +115,7 @@ def _menu(
 def _duration(chance: random.Random, kind: str, target: str, profile: Profile) -> float:
     if kind in ("kill", "restart"):
         return chance.uniform(0, 5)
-    if kind in ("kill_runner", "kill_backend", "cut", "terminate"):
+    if kind in ("kill_runner", "kill_backend", "cut", "terminate", "wipe"):
         return 0.0
     if kind in ("disk_full", "deny"):
         return chance.uniform(1, 12)
@@ -173,6 +178,13 @@ class Nemesis:
                 "restart": self._restart_database,
                 "stop": self._stop_database,
                 "kill_backend": self._kill_backend,
+            }[fault.kind]
+        if fault.target == "queue":
+            return {
+                "kill": self._kill_queue,
+                "stop": self._stop_queue,
+                "wipe": self._wipe_queue,
+                "mute": self._mute_queue,
             }[fault.kind]
         if fault.target == "objects":
             return self._fill_disk if fault.kind == "disk_full" else self._deny_objects
@@ -300,6 +312,34 @@ class Nemesis:
             with suppress(ProcessLookupError):
                 os.kill(pids[fault.choice % len(pids)], signal.SIGKILL)
         await self._pause(1)
+
+    @property
+    def _queue(self) -> CorndogsProcess:
+        if self._cluster.corndogs is None:
+            raise RuntimeError("the cluster has no Corndogs")
+        return self._cluster.corndogs
+
+    async def _kill_queue(self, fault: PlannedFault) -> None:
+        await asyncio.to_thread(self._queue.kill)
+        await self._pause(fault.seconds)
+        await asyncio.to_thread(self._cluster.start_queue, self._queue)
+
+    async def _stop_queue(self, fault: PlannedFault) -> None:
+        os.kill(self._queue.pid, signal.SIGSTOP)
+        try:
+            await self._pause(fault.seconds)
+        finally:
+            os.kill(self._queue.pid, signal.SIGCONT)
+
+    async def _wipe_queue(self, _: PlannedFault) -> None:
+        await asyncio.to_thread(self._queue.order, wipe=True)
+
+    async def _mute_queue(self, fault: PlannedFault) -> None:
+        await asyncio.to_thread(self._queue.order, is_silent=True)
+        try:
+            await self._pause(fault.seconds)
+        finally:
+            await asyncio.to_thread(self._queue.order, is_silent=False)
 
     async def _disturb_link(self, fault: PlannedFault) -> None:
         proxy = self._proxy(fault.target)

@@ -139,6 +139,7 @@ def schedule_of(plan: RunPlan, cluster: Cluster) -> list[PlannedFault]:
         workers=plan.cluster.workers,
         is_http=plan.cluster.is_http,
         has_disks=cluster.has_disks,
+        has_corndogs=cluster.corndogs is not None,
         can_deny=cluster.coordinators[0].account.uid is not None or os.geteuid() != 0,
     )
     return shorten(schedule, plan.longest_fault)

@@ -26,12 +26,14 @@ def folder() -> Iterator[Path]:
     remove_tree(made)
 
 
-def a_run(folder: Path) -> RunPlan:
+def a_run(folder: Path, *, has_corndogs: bool) -> RunPlan:
     kind = "http" if can_speak_http() else "direct"
     if IS_LONG:
-        cluster = ClusterPlan(folder / "cluster", TEST, worker_kind=kind)
+        cluster = ClusterPlan(folder / "cluster", TEST, worker_kind=kind, has_corndogs=has_corndogs)
         return RunPlan(SEED, jobs=400, faults=50, seconds=180, cluster=cluster)
-    cluster = ClusterPlan(folder / "cluster", FAST, coordinators=1, slots=4, worker_kind=kind)
+    cluster = ClusterPlan(
+        folder / "cluster", FAST, coordinators=1, slots=4, worker_kind=kind, has_corndogs=has_corndogs
+    )
     # On a machine with much else to do, claims that come to nothing cost more time.
     return RunPlan(
         SEED, jobs=60, faults=8, seconds=14, cluster=cluster, longest_fault=4, patience_seconds=150
@@ -43,8 +45,9 @@ def broken(report: RunReport) -> list[str]:
 
 
 @pytest.mark.timeout(900 if IS_LONG else 400)
-async def test_every_goal_is_kept_under_the_nemesis(folder: Path) -> None:
-    report = await run_nemesis(a_run(folder))
+@pytest.mark.parametrize("queue", ["database", "corndogs"])
+async def test_every_goal_is_kept_under_the_nemesis(folder: Path, queue: str) -> None:
+    report = await run_nemesis(a_run(folder, has_corndogs=queue == "corndogs"))
 
     assert broken(report) == [], tell(report)
     assert sum(report.faults.values()) > 0
