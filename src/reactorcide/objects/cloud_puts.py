@@ -40,8 +40,9 @@ if TYPE_CHECKING:
 PART_BYTES = 5 * 1024 * 1024
 """The least that S3 takes, so that a store that crawls does not fill the memory; of 10,000 at the most."""
 PARTS_AT_ONCE = 1
-LARGE_AT_ONCE = 4
-"""So many objects are uploaded in parts at the same time; each takes some 12 MiB of memory meanwhile."""
+LARGE_AT_ONCE = 2
+"""So many objects are uploaded in parts at the same time; each takes some 12 MiB of memory meanwhile, and 18 if
+the driver gives up a request and makes it again."""
 _HANDED_BYTES = 512 * 1024
 _LOOK_SECONDS = 0.1
 _TRIES = 3
