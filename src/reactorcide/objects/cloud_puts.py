@@ -41,8 +41,8 @@ PART_BYTES = 5 * 1024 * 1024
 """The least that S3 takes, so that a store that crawls does not fill the memory; of 10,000 at the most."""
 PARTS_AT_ONCE = 1
 LARGE_AT_ONCE = 2
-"""So many objects are uploaded in parts at the same time; each takes some 12 MiB of memory meanwhile, and 18 if
-the driver gives up a request and makes it again."""
+"""So many objects are uploaded in parts at the same time; each takes some 12 MiB of memory meanwhile, and 18
+if the driver gives up a request and makes it again."""
 _HANDED_BYTES = 512 * 1024
 _LOOK_SECONDS = 0.1
 _TRIES = 3
