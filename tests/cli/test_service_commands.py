@@ -203,10 +203,40 @@ def test_doctor_finds_a_host_that_is_good_and_changes_nothing(tmp_path: Path) ->
 
     states = {finding["name"]: finding["state"] for finding in json.loads(done.stdout)}
     looked_at = {name for name in states if not name.startswith("sandbox: ")}
-    assert looked_at == {"settings", "data", "database", "sandbox", "git", "disk", "port"}
+    assert looked_at == {"settings", "data", "database", "queue", "objects", "sandbox", "git", "disk", "port"}
     assert states["database"] == "ok"
     assert done.exit_code == ("fail" in states.values())
     assert not data_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "remedy"),
+    [
+        ("queue", {"CORNDOGS_BASE_URL": "tcp://127.0.0.1:1"}, "REACTORCIDE_CORNDOGS_BASE_URL"),
+        (
+            "objects",
+            {
+                "OBJECT_STORE_TYPE": "s3",
+                "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+                "AWS_ACCESS_KEY_ID": "a",
+                "AWS_SECRET_ACCESS_KEY": "b",
+            },
+            "address",
+        ),
+    ],
+)
+def test_doctor_tells_what_to_do_about_a_backend_out_of_reach(
+    tmp_path: Path, part: str, settings: dict[str, str], remedy: str
+) -> None:
+    given = {f"REACTORCIDE_{name}": value for name, value in settings.items()}
+    runner = CliRunner(env={"REACTORCIDE_DATA_DIR": str(tmp_path), "REACTORCIDE_PORT": "0", **given})
+
+    done = runner.invoke(doctor, ["--json"])
+
+    (finding,) = [found for found in json.loads(done.stdout) if found["name"] == part]
+    assert done.exit_code == 1
+    assert finding["state"] == "fail"
+    assert remedy in finding["remedy"]
 
 
 def test_doctor_tells_what_to_do_about_a_database_out_of_reach(tmp_path: Path) -> None:

@@ -65,13 +65,14 @@ async def _examine(settings: "Settings", environ: Mapping[str, str]) -> list[Fin
         lambda: asyncio.to_thread(_examine_data_dir, settings.data_dir),
         lambda: _examine_database(settings),
         lambda: _examine_queue(settings),
+        lambda: _examine_objects(settings),
         lambda: asyncio.to_thread(_examine_git),
         lambda: asyncio.to_thread(_examine_disk, settings.data_dir),
         lambda: asyncio.to_thread(_examine_port, settings),
     )
     isolation = asyncio.create_task(_examine_isolation(settings, environ))
-    data, database, queue, *others = await asyncio.gather(*(look() for look in looks))
-    return [data, database, queue, *await isolation, *others]
+    data, database, queue, objects, *others = await asyncio.gather(*(look() for look in looks))
+    return [data, database, queue, objects, *await isolation, *others]
 
 
 def _examine_data_dir(path: Path) -> Finding:
@@ -129,6 +130,30 @@ async def _examine_queue(settings: "Settings") -> Finding:
         text = f"Corndogs at {where}: {error.detail}"
         return Finding("queue", "fail", text, "is it up, and REACTORCIDE_CORNDOGS_BASE_URL right?")
     return Finding("queue", "ok", f"Corndogs at {where} answers")
+
+
+async def _examine_objects(settings: "Settings") -> Finding:
+    kind = settings.object_store_type
+    if kind == "memory":
+        return Finding(
+            "objects", "warn", "logs and artifacts are lost with the process", "unset OBJECT_STORE_TYPE"
+        )
+    if kind == "filesystem":
+        return Finding(
+            "objects", "ok", f"files below {settings.object_store_base_path or settings.data_dir / 'objects'}"
+        )
+    from reactorcide.domain.errors import Misconfigured
+    from reactorcide.objects.port import StoreUnavailable
+    from reactorcide.wiring.objects import examine_bucket
+
+    where = f"bucket {settings.object_store_bucket} of {kind}"
+    try:
+        await examine_bucket(settings)
+    except Misconfigured as error:
+        return Finding("objects", "fail", str(error), "the text before says it")
+    except StoreUnavailable as error:
+        return Finding("objects", "fail", f"{where}: {error.detail}", "is it up, and its address right?")
+    return Finding("objects", "ok", f"{where} keeps, lists and forgets an object")
 
 
 async def _examine_isolation(settings: "Settings", environ: Mapping[str, str]) -> list[Finding]:

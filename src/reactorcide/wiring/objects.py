@@ -70,12 +70,28 @@ async def open_objects(settings: Settings, objects_dir: Path, *, is_patient: boo
     """
     opened, check = _open(settings, objects_dir, is_patient=is_patient)
     try:
-        await asyncio.to_thread(check)
-    except StoreRefused as error:
-        raise Misconfigured(f"OBJECT_STORE_TYPE={settings.object_store_type}: {error.detail}") from error
+        await _run_check(settings, check)
     except StoreUnavailable as error:
         log.warning("object_store.awaited", detail=error.detail)
     return opened
+
+
+async def examine_bucket(settings: Settings) -> None:
+    """See that the bucket that the settings name keeps and forgets an object.
+
+    Raises:
+        Misconfigured: an operator must change something first.
+        StoreUnavailable: it cannot be reached.
+    """
+    _, check = _open(settings, settings.data_dir, is_patient=True)
+    await _run_check(settings, check)
+
+
+async def _run_check(settings: Settings, check: Callable[[], None]) -> None:
+    try:
+        await asyncio.to_thread(check)
+    except StoreRefused as error:
+        raise Misconfigured(f"OBJECT_STORE_TYPE={settings.object_store_type}: {error.detail}") from error
 
 
 def check_disk(store: ObjectStore) -> None:
