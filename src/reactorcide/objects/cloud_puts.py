@@ -30,6 +30,7 @@ from reactorcide.objects.port import (
     StoreRefused,
     StoreUnavailable,
 )
+from reactorcide.objects.threads import THREADS
 
 if TYPE_CHECKING:
     from obstore import PutResult
@@ -278,7 +279,7 @@ class BucketWriter:
 
     def _send_parts(self, key: str, pieces: Iterator[bytes]) -> str | None:
         handover, mark = _Handover(), secrets.token_hex(8)
-        with ThreadPoolExecutor(1, thread_name_prefix="upload") as thread:
+        with ThreadPoolExecutor(1, thread_name_prefix=f"{THREADS}-upload") as thread:
             # The driver aborts the upload if what it takes from fails, so that no part of it stays.
             sending = thread.submit(
                 obstore.put,

@@ -7,6 +7,7 @@ everything else that needs one.
 import asyncio
 import contextvars
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -24,6 +25,19 @@ LONGEST_WAIT_SECONDS = 2.0
 """A call that no thread has begun by then is refused. With a store that answers, none waits so long."""
 
 
+THREADS = "objects"
+"""The names of threads that call an object store begin so."""
+
+
+def are_calls_hanging(seconds: float) -> bool:
+    """Wait so long for threads that call an object store, their pools closed; tell if some go on."""
+    ends_at = time.monotonic() + seconds
+    calling = [thread for thread in threading.enumerate() if thread.name.startswith(THREADS)]
+    for thread in calling:
+        thread.join(max(0.0, ends_at - time.monotonic()))
+    return any(thread.is_alive() for thread in calling)
+
+
 class StoreThreads:
     """Runs calls of an object store. Close it at the end."""
 
@@ -34,7 +48,7 @@ class StoreThreads:
         most_waiting: int = MOST_WAITING,
         longest_wait_seconds: float = LONGEST_WAIT_SECONDS,
     ) -> None:
-        self._executor = ThreadPoolExecutor(at_once, thread_name_prefix="objects")
+        self._executor = ThreadPoolExecutor(at_once, thread_name_prefix=THREADS)
         self._most = at_once + most_waiting
         self._longest_wait_seconds = longest_wait_seconds
         self._lock = threading.Lock()

@@ -24,7 +24,7 @@ from reactorcide.domain.ids import is_id
 from reactorcide.domain.jobs import Claim
 from reactorcide.domain.removals import Loss, RemovedThing
 from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, SignsUrls
-from reactorcide.objects.threads import StoreThreads
+from reactorcide.objects.threads import THREADS, StoreThreads
 from reactorcide.store import artifacts as rows
 from reactorcide.store.bell import Bell
 from reactorcide.store.database import Database
@@ -95,7 +95,7 @@ class ArtifactService:
         self._signer = signer
         self._calls = calls or StoreThreads()
         # Apart from the threads that everything else shares: what is slow here holds nothing up there.
-        self._threads = ThreadPoolExecutor(PUTS_AT_ONCE, thread_name_prefix="artifacts")
+        self._threads = ThreadPoolExecutor(PUTS_AT_ONCE, thread_name_prefix=f"{THREADS}-artifacts")
         self._lists: OrderedDict[str, tuple[Artifact, ...]] = OrderedDict()
 
     async def close(self) -> None:

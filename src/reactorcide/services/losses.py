@@ -4,7 +4,6 @@ What a listing does not show is asked for by its key before anything is said of 
 row, so that readers are told of it, recorded as any removal is, and logged once as an error.
 """
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import structlog
 from reactorcide.domain.artifacts import Artifact
 from reactorcide.domain.removals import RemovalCause, RemovedThing
 from reactorcide.objects.port import ObjectInfo, ObjectNotFound, ObjectStore, StoreUnavailable
+from reactorcide.objects.threads import StoreThreads
 from reactorcide.observability.metrics import Metrics
 from reactorcide.services.log_chunks import sealed_key
 from reactorcide.services.store_marks import StoreMarks
@@ -66,8 +66,15 @@ class LossFinder:
     """Compares what rows name with what a listing shows."""
 
     def __init__(
-        self, database: Database, objects: ObjectStore, marks: StoreMarks, *, metrics: Metrics
+        self,
+        database: Database,
+        objects: ObjectStore,
+        marks: StoreMarks,
+        *,
+        metrics: Metrics,
+        calls: StoreThreads,
     ) -> None:
+        self._calls = calls
         self._database = database
         self._objects = objects
         self._marks = marks
@@ -109,7 +116,7 @@ class LossFinder:
             after = (named[-1].job_id, named[-1].attempt)
 
     async def _settle(self, search: Search, part: Part, named: NamedPart) -> None:
-        if not await asyncio.to_thread(self._is_gone, _named_key(part, named)):
+        if not await self._calls.run(self._is_gone, _named_key(part, named)):
             return
         search.tally.add("lost_logs" if part == "log" else "lost_artifacts", [named.size_bytes])
         if not search.acts:
@@ -122,7 +129,7 @@ class LossFinder:
     async def _settle_files(self, search: Search, named: NamedPart) -> None:
         """Tell once of artifacts that are gone though their list is there."""
         try:
-            kept, lost = await asyncio.to_thread(self._check_files, named)
+            kept, lost = await self._calls.run(self._check_files, named)
         except ObjectNotFound:
             return
         left, gone = sum(kept.values()), sum(artifact.size_bytes for artifact in lost.values())

@@ -20,6 +20,7 @@ import structlog
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.removals import Removal, RemovalCause, RemovedThing
 from reactorcide.objects.port import ObjectInfo, ObjectStore, StoreUnavailable
+from reactorcide.objects.threads import StoreThreads
 from reactorcide.observability.metrics import Metrics
 from reactorcide.services.losses import ACTOR, LossFinder, Search
 from reactorcide.services.slow_chore import SlowChore
@@ -81,14 +82,16 @@ class OrphanSearch:
         every: timedelta,
         is_dry_run: bool = False,
         metrics: Metrics | None = None,
+        calls: StoreThreads | None = None,
     ) -> None:
         self.every = every
+        self._calls = calls or StoreThreads()
         self._database = database
         self._objects = objects
         self._is_dry_run = is_dry_run
         self._metrics = metrics or Metrics()
-        self._marks = StoreMarks(database, objects)
-        self._losses = LossFinder(database, objects, self._marks, metrics=self._metrics)
+        self._marks = StoreMarks(database, objects, self._calls)
+        self._losses = LossFinder(database, objects, self._marks, metrics=self._metrics, calls=self._calls)
         self._chore = SlowChore(self._take_turn)
 
     async def search_due(self) -> None:
@@ -154,7 +157,7 @@ class OrphanSearch:
         listing, is_end = Listing(self._objects, prefix, position), False
         rest: list[ObjectInfo] = []
         while not is_end:
-            piece = await asyncio.to_thread(listing.take, PIECE)
+            piece = await self._calls.run(listing.take, PIECE)
             is_end = len(piece) < PIECE
             whole, rest = split_last(rest + piece, is_end=is_end)
             await self._clear_jobs(search, whole)
@@ -171,7 +174,7 @@ class OrphanSearch:
         position = await self._database.run(partial(searches.read_position, place=prefix))
         listing = Listing(self._objects, prefix, position)
         while not is_end:
-            piece = await asyncio.to_thread(listing.take, PIECE)
+            piece = await self._calls.run(listing.take, PIECE)
             is_end = len(piece) < PIECE
             await self._clear_trees(search, piece)
             await self._go_on(prefix, "" if is_end else piece[-1].key)

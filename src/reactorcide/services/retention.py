@@ -19,6 +19,7 @@ from reactorcide.domain.errors import Forbidden, InputFault, InvalidInput
 from reactorcide.domain.ids import is_id
 from reactorcide.domain.removals import Removal, RemovalCause, RemovedThing
 from reactorcide.objects.port import ObjectStore, StoreUnavailable
+from reactorcide.objects.threads import StoreThreads
 from reactorcide.observability.metrics import Metrics
 from reactorcide.services import log_chunks
 from reactorcide.services.purging import artifact_folder
@@ -96,8 +97,10 @@ class Retention:
         rules: RetentionRules,
         *,
         metrics: Metrics | None = None,
+        calls: StoreThreads | None = None,
     ) -> None:
         self.rules = rules
+        self._calls = calls or StoreThreads()
         self._database = database
         self._objects = objects
         self._metrics = metrics or Metrics()
@@ -288,7 +291,7 @@ class Retention:
         ):
             for found in unknown:
                 try:
-                    size = await asyncio.to_thread(self._size_of, found)
+                    size = await self._calls.run(self._size_of, found)
                 except StoreUnavailable as error:
                     log.warning("retention.measuring_postponed", detail=error.detail)
                     return

@@ -4,13 +4,13 @@ Another one's store, or one that is not there when it should be, must not be sea
 in it would be an orphan, and all of theirs lost.
 """
 
-import asyncio
 from datetime import timedelta
 from functools import partial
 
 import structlog
 
 from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore
+from reactorcide.objects.threads import StoreThreads
 from reactorcide.store import searches
 from reactorcide.store.database import Database
 
@@ -24,7 +24,8 @@ log = structlog.get_logger()
 class StoreMarks:
     """Looks for the mark of the object store."""
 
-    def __init__(self, database: Database, objects: ObjectStore) -> None:
+    def __init__(self, database: Database, objects: ObjectStore, calls: StoreThreads) -> None:
+        self._calls = calls
         self._database = database
         self._objects = objects
 
@@ -35,7 +36,7 @@ class StoreMarks:
             Unavailable: the database or the store cannot be reached.
         """
         mark = await self._database.run(partial(searches.read_mark, settled_after=SETTLED_AFTER))
-        found = await asyncio.to_thread(self._read_or_make, mark)
+        found = await self._calls.run(self._read_or_make, mark)
         if found != mark.mark_id:
             log.error("orphans.store_not_ours", object_key=MARK_KEY, expected=mark.mark_id, found=found)
             return None

@@ -35,7 +35,7 @@ from reactorcide.domain.trees import (
     read_tree,
 )
 from reactorcide.objects.port import ObjectExists, ObjectNotFound, ObjectStore, StoreUnavailable
-from reactorcide.objects.threads import StoreThreads
+from reactorcide.objects.threads import THREADS, StoreThreads
 from reactorcide.store import outbox
 from reactorcide.store import trees as rows
 from reactorcide.store.database import Database, Transaction
@@ -96,7 +96,7 @@ class TreeService:
         self._next_sweep = 0.0
         self._next_tree = self._next_blob = 0
         # Apart from the threads that everything else shares: what is slow here holds nothing up there.
-        self._threads = ThreadPoolExecutor(PUTS_AT_ONCE, thread_name_prefix="trees")
+        self._threads = ThreadPoolExecutor(PUTS_AT_ONCE, thread_name_prefix=f"{THREADS}-trees")
 
     async def close(self) -> None:
         """Take in nothing more."""
