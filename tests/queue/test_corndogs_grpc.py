@@ -240,5 +240,7 @@ async def test_a_program_uses_it_in_one_loop_after_another_and_ends_without_a_wo
 
     ended = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=60)
 
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    # asyncio tells of a busy machine there.
+    told = [line for line in ended.stderr.splitlines() if " took " not in line]
+    assert (ended.returncode, ended.stdout, told) == (0, "", [])
     assert server.calls["GetTaskStateByID"] == 3
