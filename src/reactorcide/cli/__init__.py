@@ -19,6 +19,9 @@ from reactorcide.cli.errors import ApiProblem, CommandFailed, ExitCode
 from reactorcide.cli.options import ClientOptions
 from reactorcide.cli.terminal import show_inert
 
+_LAST_CALLS_SECONDS = 1.0
+"""Calls of the object store that go on at the end are waited for so long."""
+
 
 @dataclass(frozen=True)
 class LazyCommand:
@@ -134,7 +137,24 @@ def commands(ctx: click.Context, url: str | None, token_file: Path | None) -> No
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit."""
-    raise SystemExit(run_command(arguments))
+    code = run_command(arguments)
+    if _are_calls_hanging():
+        click.echo("warning: calls of the object store still hung at the end", err=True)
+        sys.stdout.flush()
+        os._exit(code)
+    raise SystemExit(code)
+
+
+def _are_calls_hanging() -> bool:
+    """Tell whether threads call an object store, for which Python would wait for as long as they take.
+
+    What they were to do counts only when it was acknowledged, so that nobody loses by their end.
+    """
+    if "reactorcide.objects.threads" not in sys.modules:
+        return False
+    from reactorcide.objects.threads import are_calls_hanging
+
+    return are_calls_hanging(_LAST_CALLS_SECONDS)
 
 
 def run_command(arguments: Sequence[str] | None = None) -> int:

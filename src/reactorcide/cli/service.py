@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from reactorcide.worker.host import Isolation
 
 LOCK_FILE = "up.lock"
-_LAST_CALLS_SECONDS = 1.0
 
 
 class ServiceRuns(CommandFailed):
@@ -66,26 +64,12 @@ def run_service(settings: Settings, main: Coroutine[Any, Any, None], *, is_quiet
     configure_logging("warning" if is_quiet else settings.log_level, settings.log_format)
     try:
         asyncio.run(main)
-        _leave_hanging_calls()
     except Misconfigured as error:
         raise CommandFailed(str(error)) from error
     except Unavailable as error:
         raise CommandFailed(str(error), "see 'reactorcide doctor'") from error
     except asyncio.CancelledError:
         raise SystemExit(ExitCode.INTERRUPTED) from None
-
-
-def _leave_hanging_calls() -> None:
-    """End here and now if calls of an object store hang in threads, for which Python would wait.
-
-    What they were to do counts only when it was acknowledged, so that nobody loses by it.
-    """
-    from reactorcide.objects.threads import are_calls_hanging
-
-    if are_calls_hanging(_LAST_CALLS_SECONDS):
-        click.echo("warning: calls of the object store still hung at the end", err=True)
-        sys.stdout.flush()
-        os._exit(ExitCode.OK)
 
 
 def make_data_dir(settings: Settings) -> Path:
