@@ -1,8 +1,8 @@
 """Measure how fast one large artifact goes to the coordinator and back, beside `cp` with a sync.
 
-Run: `python bench/artifacts.py [MiB]` (default 1024). The coordinator is a process of its own on a real
-PostgreSQL with a `filesystem` store; prints seconds, MiB per second, and what CPU and memory each
-process took.
+Run: `python bench/artifacts.py [MiB] [filesystem|s3]` (default 1024, filesystem). The coordinator is a
+process of its own on a real PostgreSQL; `s3` is an emulator in another one, and the store's own client
+library is measured beside. Prints seconds, MiB per second, and what CPU and memory each process took.
 """
 
 import asyncio
@@ -42,7 +42,8 @@ MIB = 1024**2
 
 
 def settings_in(folder: Path) -> Settings:
-    return load_settings({"REACTORCIDE_DATA_DIR": str(folder), "REACTORCIDE_PORT": "0"}).settings
+    given = {"REACTORCIDE_DATA_DIR": str(folder), "REACTORCIDE_PORT": "0"}
+    return load_settings({**os.environ, **given}).settings
 
 
 async def serve(dsn: str, folder: Path) -> None:
@@ -93,6 +94,8 @@ async def measure(server: "subprocess.Popen[str]", core: Core, url: str, file: P
     with file.open("rb") as opened:
         hashlib.file_digest(opened, "sha256")
     tell("SHA-256 alone", size, time.perf_counter() - began)
+    if core.settings.object_store_type == "s3":
+        tell("the store's client library, up", size, await asyncio.to_thread(put_by_library, core, file))
     async with remote_gateway(core.settings, url, lambda: minted.text) as remote:
         claim = await end_an_attempt(core, remote, "remote")
         watched = Watched("worker", me), Watched("coordinator", server.pid)
@@ -121,6 +124,39 @@ def download(address: str, token: str, sha256: str) -> float:
             digest.update(piece)
     assert digest.hexdigest() == sha256
     return time.perf_counter() - began
+
+
+def put_by_library(core: Core, file: Path) -> float:
+    import obstore
+    from obstore.store import S3Store
+
+    settings = core.settings
+    store = S3Store(
+        settings.object_store_bucket,
+        endpoint=settings.aws_endpoint_url,
+        access_key_id=settings.aws_access_key_id,
+        secret_access_key=settings.aws_secret_access_key,
+        region="us-east-1",
+        client_options={"allow_http": True, "timeout": "300s"},
+    )
+    began = time.perf_counter()
+    obstore.put(store, "library", file)
+    return time.perf_counter() - began
+
+
+def use_s3(stack: AsyncExitStack) -> None:
+    """Stand a server that speaks S3 beside us, and name it to every part."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+    from fakes.s3_server import S3Server
+
+    server = stack.enter_context(S3Server())
+    os.environ |= {
+        "REACTORCIDE_OBJECT_STORE_TYPE": "s3",
+        "REACTORCIDE_OBJECT_STORE_BUCKET": server.make_bucket(),
+        "AWS_ENDPOINT_URL": server.s3_url,
+        "AWS_ACCESS_KEY_ID": "somebody",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+    }
 
 
 def tell(what: str, size: int, seconds: float) -> None:
@@ -153,6 +189,8 @@ async def main(size: int) -> None:
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="reactorcide-bench-")))
         folder.chmod(0o711)
+        if sys.argv[2:3] == ["s3"]:
+            use_s3(stack)
         postgres = EmbeddedPostgres(folder / "pg")
         await postgres.start()
         stack.push_async_callback(postgres.stop)
