@@ -40,6 +40,9 @@ PROTECTED = [
     ("GET", "/api/v1/me"),
     ("GET", "/api/v1/queues"),
     ("GET", "/api/v1/workers"),
+    ("GET", "/api/v1/retention"),
+    ("GET", "/api/v1/retention/preview"),
+    ("GET", "/api/v1/removals"),
     ("GET", "/api/v1/metrics"),
     ("GET", "/metrics"),
 ]
