@@ -11,7 +11,7 @@ A sealed log is two objects: ``logs/<job>/<attempt>.log``, the bytes and nothing
 ``logs/<job>/<attempt>.index``.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -21,6 +21,7 @@ from reactorcide.objects.port import ObjectNotFound, ObjectStore
 MAX_CHUNK_BYTES = 1024 * 1024
 SEGMENT_BYTES = 16 * 1024 * 1024
 _TRIES = 5
+_REMEMBERED_SEGMENTS = 4
 
 
 class LogBytesMissing(Exception):
@@ -99,9 +100,13 @@ def cut_pieces(pieces: Iterable[LogPiece], start: int, end: int) -> Iterator[Log
 
 def make_chunk(job_id: str, attempt: int, start: int, data: bytes, index: bytes) -> tuple[Chunk, bytes]:
     """Return the chunk for ``data`` from ``start`` on, and the content of its object."""
-    end = start + len(data)
+    return locate_chunk(job_id, attempt, start, start + len(data)), data + index
+
+
+def locate_chunk(job_id: str, attempt: int, start: int, end: int) -> Chunk:
+    """Return where the chunk from ``start`` to ``end`` lies, if there is one."""
     key = f"{_segment(job_id, attempt, start // SEGMENT_BYTES)}{start:016d}-{end:016d}"
-    return Chunk(key, start, end), data + index
+    return Chunk(key, start, end)
 
 
 def split_chunks(data: bytes, pieces: Sequence[LogPiece]) -> Iterator[tuple[bytes, bytes]]:
@@ -112,13 +117,17 @@ def split_chunks(data: bytes, pieces: Sequence[LogPiece]) -> Iterator[tuple[byte
 
 
 class ChunkedLog:
-    """Reads the chunks of one attempt's log. For one thread at a time; remembers listings."""
+    """Reads the chunks of one attempt's log, in any threads. Remembers the last listings.
+
+    What is remembered may be out of date: a chunk that is not there any more is looked for anew.
+    """
 
     def __init__(self, objects: ObjectStore, job_id: str, attempt: int) -> None:
         self._objects = objects
         self._job_id = job_id
         self._attempt = attempt
-        self._listed: dict[int, list[Chunk]] = {}
+        # Replaced and never changed, so that threads may share it; what they lose of it is listed anew.
+        self._listed: Mapping[int, Sequence[Chunk]] = {}
 
     def read(self, position: int, end: int, length: int) -> bytes:
         """Return bytes from ``position`` on: at least one, to at most ``end``, at most a chunk's.
@@ -173,7 +182,7 @@ class ChunkedLog:
             chunk = self._covering(position, length, again=turn > 0)
             if chunk is None:
                 # The log may have grown since its length was told, and a longer chunk taken its place.
-                chunk = self._among(self._listed, position, None)
+                chunk = _farthest(self._listed, position, None)
             if chunk is None:
                 continue
             start = chunk.length if is_index_only else position - chunk.start
@@ -185,30 +194,39 @@ class ChunkedLog:
         raise LogBytesMissing
 
     def _covering(self, position: int, length: int, *, again: bool = False) -> Chunk | None:
-        """Return the acknowledged chunk at ``position`` that reaches farthest."""
-        segments = {max(0, position - MAX_CHUNK_BYTES) // SEGMENT_BYTES, position // SEGMENT_BYTES}
-        if again:
-            self._listed.clear()
-        elif (found := self._among(segments, position, length)) is not None:
-            return found
-        for segment in segments:
-            self._listed[segment] = list(self._list(segment))
-        return self._among(segments, position, length)
+        """Return an acknowledged chunk at ``position``: of those in one segment, that which reaches farthest.
 
-    def _among(self, segments: Iterable[int], position: int, length: int | None) -> Chunk | None:
-        found = [
-            chunk
-            for segment in segments
-            for chunk in self._listed.get(segment, ())
-            if chunk.start <= position < chunk.end and (length is None or chunk.end <= length)
-        ]
-        return max(found, key=lambda chunk: chunk.end, default=None)
+        Args:
+            again: list, whatever is remembered.
+        """
+        if not again and (known := _farthest(self._listed, position, length)) is not None:
+            return known
+        own, before = position // SEGMENT_BYTES, max(0, position - MAX_CHUNK_BYTES) // SEGMENT_BYTES
+        # The first bytes of a segment may be in a chunk that begins in the one before.
+        for segment in dict.fromkeys((own, before)):
+            listed = {segment: tuple(self._list(segment))}
+            others = [entry for entry in self._listed.items() if entry[0] != segment]
+            self._listed = dict(others[1 - _REMEMBERED_SEGMENTS :]) | listed
+            if (found := _farthest(listed, position, length)) is not None:
+                return found
+        return None
 
     def _list(self, segment: int) -> Iterator[Chunk]:
         for info in self._objects.list(_segment(self._job_id, self._attempt, segment)):
             start, _, end = info.key.rpartition("/")[2].partition("-")
             if start.isdecimal() and end.isdecimal():
                 yield Chunk(info.key, int(start), int(end))
+
+
+def _farthest(listed: Mapping[int, Sequence[Chunk]], position: int, length: int | None) -> Chunk | None:
+    """Return the chunk at ``position`` that reaches farthest, not behind ``length`` if one is given."""
+    found = (
+        chunk
+        for chunks in listed.values()
+        for chunk in chunks
+        if chunk.start <= position < chunk.end and (length is None or chunk.end <= length)
+    )
+    return max(found, key=lambda chunk: chunk.end, default=None)
 
 
 def _segment(job_id: str, attempt: int, segment: int) -> str:

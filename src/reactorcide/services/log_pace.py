@@ -26,5 +26,5 @@ class LogPace:
 
 SWIFT = LogPace(*[timedelta(seconds=SHORTEST_PAUSE_SECONDS)] * 2)
 """For stores on which a put costs nothing."""
-WATCHED_ON_CLOUDS = timedelta(seconds=0.4)
+WATCHED_ON_CLOUDS = timedelta(seconds=0.3)
 UNWATCHED_ON_CLOUDS = timedelta(seconds=5)

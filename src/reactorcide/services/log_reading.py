@@ -4,7 +4,6 @@ To a reader it is all one whether a log is still written, being sealed or sealed
 """
 
 import asyncio
-import math
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
@@ -20,7 +19,8 @@ from reactorcide.objects.port import ObjectNotFound, ObjectStore
 from reactorcide.objects.threads import StoreThreads
 from reactorcide.services.log_chunks import ChunkedLog, LogBytesMissing, sealed_key
 from reactorcide.services.log_lines import IndexedLog, LineCutter, LogLine, StreamName
-from reactorcide.services.log_pace import SWIFT, WATCH_AGAIN, WATCHED_FOR, LogPace
+from reactorcide.services.log_pace import SWIFT, LogPace
+from reactorcide.services.log_watching import LogWatch
 from reactorcide.services.recent_chunks import RecentChunks
 from reactorcide.store import jobs, logs
 from reactorcide.store.bell import Bell
@@ -44,7 +44,7 @@ T = TypeVar("T")
 BLOCK_BYTES = 256 * 1024
 _TRIES = 5
 _KEPT_BLOCKS = 64
-_REMEMBERED_JOBS = 1_000
+_REMEMBERED_LISTINGS = 64
 
 
 @dataclass(frozen=True)
@@ -141,10 +141,10 @@ class LogReader:
         self._poll = poll
         self._idle_after = idle_after.total_seconds()
         self._late_for = late_for
-        self._pace = pace
+        self._watch = LogWatch(database, bell, pace)
         self._recent = recent or RecentChunks()
         self._calls = calls or StoreThreads()
-        self._watched_at: OrderedDict[str, float] = OrderedDict()
+        self._chunked: OrderedDict[tuple[str, int], ChunkedLog] = OrderedDict()
         self._looks: dict[str, asyncio.Task[LogProgress | None]] = {}
         self._looking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._blocks: OrderedDict[tuple[object, ...], asyncio.Task[bytes]] = OrderedDict()
@@ -248,8 +248,8 @@ class LogReader:
             last_news = clock()
             while True:
                 progress = await self._look(job_id)
-                if progress.ended_for is None:
-                    await self._say_watched(job_id)
+                if progress.ended_for is None and progress.log is not None:
+                    await self._watch.say(progress.log)
                 async for item in self._news(job_id, cursor, progress.log):
                     yield item
                     last_news = clock()
@@ -263,20 +263,6 @@ class LogReader:
                     yield LogIdle()
                     last_news = clock()
                 await ear.wait(self._poll)
-
-    async def _say_watched(self, job_id: str) -> None:
-        """Let the worker of a job know that its log is waited for; of all that follow it here, one tells."""
-        now = asyncio.get_running_loop().time()
-        said_at = self._watched_at.get(job_id, -math.inf)
-        if self._pace.is_even or now - said_at < WATCH_AGAIN.total_seconds():
-            return
-        self._watched_at.pop(job_id, None)
-        self._watched_at[job_id] = now
-        if len(self._watched_at) > _REMEMBERED_JOBS:
-            self._watched_at.popitem(last=False)
-        worker_id = await self._database.run(partial(logs.watch_log, job_id=job_id, watched_for=WATCHED_FOR))
-        if worker_id is not None:
-            self._bell.ring(f"worker:{worker_id}")
 
     async def _news(
         self, job_id: str, cursor: _Cursor, row: LogRow | None
@@ -351,11 +337,19 @@ class LogReader:
             known = self._recent.read(log.job_id, log.attempt, position, end)
             if known is not None:
                 return known
-        return await self._calls.run(self._read_block, log, position, end)
+            return await self._calls.run(self._chunks_of(log).read, position, end, log.length)
+        return await self._calls.run(self._read_sealed, log, position, end)
 
-    def _read_block(self, log: StoredLog, position: int, end: int) -> bytes:
-        if not log.is_sealed:
-            return ChunkedLog(self._objects, log.job_id, log.attempt).read(position, end, log.length)
+    def _chunks_of(self, log: StoredLog) -> ChunkedLog:
+        """Return the chunks of a log, with what is known of them from the last reads."""
+        key = (log.job_id, log.attempt)
+        chunks = self._chunked.pop(key, None) or ChunkedLog(self._objects, log.job_id, log.attempt)
+        self._chunked[key] = chunks
+        if len(self._chunked) > _REMEMBERED_LISTINGS:
+            self._chunked.popitem(last=False)
+        return chunks
+
+    def _read_sealed(self, log: StoredLog, position: int, end: int) -> bytes:
         data = self._objects.read(sealed_key(log.job_id, log.attempt), start=position, length=end - position)
         if not data:
             raise LogBytesMissing

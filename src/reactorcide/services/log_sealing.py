@@ -85,6 +85,9 @@ class LogSealing:
                 sealed += await self._seal(row)
         except StoreUnavailable as error:
             log.warning("log.sealing_postponed", detail=error.detail)
+        except OSError as error:
+            # The index did not fit on this machine's disk.
+            log.warning("log.sealing_postponed", detail=str(error))
         return sealed
 
     async def _seal(self, row: LogRow) -> bool:
@@ -111,13 +114,15 @@ class LogSealing:
         """Write the two objects of a sealed log from its chunks, and return the SHA-256 of the log.
 
         Each chunk is read once, and neither object is ever held whole in memory.
+
+        Raises:
+            LogBytesMissing, StoreUnavailable.
+            OSError: no room for the index, which lies in a temporary file if it is long.
         """
         chunks, digest = ChunkedLog(self._objects, row.job_id, row.attempt), hashlib.sha256()
         with tempfile.SpooledTemporaryFile(_INDEX_IN_MEMORY) as index:
 
             def data() -> Iterator[bytes]:
-                index.seek(0)
-                index.truncate()
                 position = 0
                 while position < row.length:
                     part, pieces = chunks.read_with_index(position, row.length)

@@ -3,6 +3,7 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
@@ -173,14 +174,14 @@ class LogService:
         self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece], made: list[Chunk]
     ) -> int | None:
         """Append from what is known of the log. None: it has changed meanwhile, look again."""
-        tail = self._tails.pop(claim, None)
+        known = tail = self._tails.pop(claim, None)
         if tail is None or tail.length != offset:
             row = await self._find(claim)
             if offset > row.length:
                 raise OffsetGap(row.length)
             try:
                 stored = await self._calls.run(self._compare, row, offset, data)
-                tail = await self._calls.run(self._read_tail, row)
+                tail = await self._calls.run(self._read_tail, row, known)
             except LogBytesMissing:
                 return None
             if stored == len(data):
@@ -237,16 +238,29 @@ class LogService:
             position += len(stored)
         return end - offset
 
-    def _read_tail(self, row: LogRow) -> _Tail:
-        chunks = ChunkedLog(self._objects, row.job_id, row.attempt)
-        chunk = chunks.last(row.length)
-        if chunk is None or chunk.length >= TAIL_BYTES:
-            return _Tail(row.length)
+    def _read_tail(self, row: LogRow, known: _Tail | None = None) -> _Tail:
+        """Read how a log ends now; ``known`` is how this process knew it before."""
+        if known is not None and known.length == row.length:
+            return known
+        if known is not None and known.chunk is not None and row.length > known.length:
+            # Another coordinator has most likely made the same chunk longer: that spares a listing.
+            with suppress(ObjectNotFound):
+                return self._read_chunk(
+                    log_chunks.locate_chunk(row.job_id, row.attempt, known.chunk.start, row.length)
+                )
+        chunk = ChunkedLog(self._objects, row.job_id, row.attempt).last(row.length)
+        if chunk is None:
+            return _Tail(0)
         try:
-            content = self._objects.read(chunk.key)
+            return self._read_chunk(chunk)
         except ObjectNotFound:
             raise LogBytesMissing from None
-        return _Tail(row.length, chunk, content[: chunk.length], content[chunk.length :])
+
+    def _read_chunk(self, chunk: Chunk) -> _Tail:
+        if chunk.length >= TAIL_BYTES:
+            return _Tail(chunk.end)
+        content = self._objects.read(chunk.key)
+        return _Tail(chunk.end, chunk, content[: chunk.length], content[chunk.length :])
 
     async def _write(
         self, claim: Claim, tail: _Tail, data: bytes, pieces: Sequence[LogPiece], made: list[Chunk]

@@ -73,11 +73,10 @@ GROW_LOG = """
 
 # Not while another has just done the same.
 WATCH_LOG = """
-    UPDATE attempts a SET log_watched_until = now() + %(for)s
-      FROM jobs j
-     WHERE a.job_id = %(job_id)s AND j.job_id = a.job_id AND a.attempt = j.attempt AND a.ended_at IS NULL
-       AND coalesce(a.log_watched_until < now() + %(for)s / 2, true)
-    RETURNING a.worker_id
+    UPDATE attempts SET log_watched_until = now() + %(for)s
+     WHERE job_id = %(job_id)s AND attempt = %(attempt)s AND ended_at IS NULL
+       AND coalesce(log_watched_until < now() + %(for)s / 2, true)
+    RETURNING worker_id
 """
 
 FREEZE_LOGS = f"""
@@ -152,12 +151,12 @@ async def grow_log(tx: Transaction, claim: Claim, old: int, new: int) -> GrownLo
     return GrownLog(row["is_watched"]) if row else None
 
 
-async def watch_log(tx: Transaction, job_id: str, *, watched_for: timedelta) -> str | None:
-    """Say that somebody follows the log of a job's newest attempt for so long.
+async def watch_log(tx: Transaction, job_id: str, attempt: int, *, watched_for: timedelta) -> str | None:
+    """Say that somebody follows the log of an attempt for so long.
 
-    Returns who holds the attempt, to be told; None: it is not held, or this was said a moment ago.
+    Returns who holds the attempt, to be told; None: it has ended, or this was said a moment ago.
     """
-    cursor = await tx.execute(WATCH_LOG, {"job_id": job_id, "for": watched_for})
+    cursor = await tx.execute(WATCH_LOG, {"job_id": job_id, "attempt": attempt, "for": watched_for})
     row = await cursor.fetchone()
     return row["worker_id"] if row else None
 

@@ -3,6 +3,8 @@
 import asyncio
 import random
 import re
+import time
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from enum import Enum
 
@@ -33,6 +35,8 @@ NOT_OURS = (ClaimLost, Superseded, NotFound)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 MAX_BATCH_BYTES = 1024 * 1024
+SWIFT_BATCH_BYTES = MAX_BATCH_BYTES // 4
+"""What does not wait even for the shortest pause."""
 LOOK_SECONDS = 0.5
 """While bytes are gathered for longer, it is looked so often whether a full batch lies ready."""
 LONGEST_PAUSE_SECONDS = 60.0
@@ -56,16 +60,39 @@ async def pause_before_retry(tries: int) -> None:
     await asyncio.sleep(delay.total_seconds() * random.uniform(0.5, 1))
 
 
+async def wait_for(event: asyncio.Event, seconds: float) -> bool:
+    """Wait for an event. False: it did not come in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 class LogShipper:
     """Ships the log of one attempt while it grows.
 
     An outage never loses a byte and never stops the job: the spool keeps, and sending goes on.
+
+    Args:
+        clock: seconds that only grow; ``wait`` waits by it, as `wait_for` does by the usual one.
     """
 
-    def __init__(self, gateway: Gateway, claim: Claim, reader: SpoolReader) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        claim: Claim,
+        reader: SpoolReader,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        wait: Callable[[asyncio.Event, float], Awaitable[bool]] = wait_for,
+    ) -> None:
         self._gateway = gateway
         self._claim = claim
         self._reader = reader
+        self._clock = clock
+        self._wait = wait
         self._grew = asyncio.Event()
         self._ended = asyncio.Event()
         self._pause_seconds = SHORTEST_PAUSE_SECONDS
@@ -83,8 +110,8 @@ class LogShipper:
 
     def hurry(self) -> None:
         """Tell that somebody waits for the log: what lies ready goes at once, and what comes goes soon."""
-        if self._pause_seconds > SHORTEST_PAUSE_SECONDS:
-            self._is_wanted.set()
+        # Whatever the pause is now: an append that is under way may bring a longer one, not knowing of this.
+        self._is_wanted.set()
 
     async def run(self) -> ShippingEnd:
         """Send until the log has ended and all of it is stored, or until nobody wants it."""
@@ -96,24 +123,26 @@ class LogShipper:
             if batch is None:
                 if ended:
                     return ShippingEnd.SHIPPED
-                await _wait(self._grew, FALLBACK_SECONDS)
+                await self._wait(self._grew, FALLBACK_SECONDS)
                 continue
             refusal = await self._send(batch)
             if refusal is not None:
                 return refusal
-            if len(batch.data) < MAX_BATCH_BYTES // 4:
-                await self._gather()
+            await self._gather()
 
     async def _gather(self) -> None:
-        """Let more come before the next append, as long as the coordinator says and nobody waits for it."""
-        clock = asyncio.get_running_loop().time
-        until = clock() + self._pause_seconds
-        while not self._ended.is_set() and (left := until - clock()) > 0:
-            # Also if somebody came while the last append was under way, which then did not know of it.
-            if await _wait(self._is_wanted, min(left, LOOK_SECONDS)):
-                self._is_wanted.clear()
+        """Let more come before the next append, as long as the coordinator says.
+
+        Not so long if somebody waits for it, or if a batch that is worth an append lies ready.
+        """
+        is_swift = self._pause_seconds <= SHORTEST_PAUSE_SECONDS
+        enough = SWIFT_BATCH_BYTES if is_swift else MAX_BATCH_BYTES
+        until = self._clock() + self._pause_seconds
+        while not self._ended.is_set() and (left := until - self._clock()) > 0:
+            if await asyncio.to_thread(self._reader.unread_bytes) >= enough:
                 return
-            if left > LOOK_SECONDS and await asyncio.to_thread(self._reader.unread_bytes) >= MAX_BATCH_BYTES:
+            if await self._wait(self._is_wanted, min(left, LOOK_SECONDS)):
+                self._is_wanted.clear()
                 return
 
     async def _send(self, batch: LogBatch) -> ShippingEnd | None:
@@ -195,16 +224,6 @@ def _outcome_of(result: RunResult) -> AttemptOutcome:
         image_digest=result.image_digest,
         limits=AttemptLimits(**msgspec.structs.asdict(result.limits)) if result.limits else None,
     )
-
-
-async def _wait(event: asyncio.Event, seconds: float) -> bool:
-    """Wait for an event. False: it did not come in time."""
-    try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        return False
-    return True
 
 
 def _ids(claim: Claim) -> dict[str, str | int]:
