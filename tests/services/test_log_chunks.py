@@ -50,4 +50,5 @@ def test_who_knows_an_older_length_reads_to_it_from_the_longer_chunk_that_took_t
 
     assert late.read(1, 5, 5) == b"bcde"
     assert late.read_with_index(1, 5) == (b"bcde", [LogPiece(1, "o", 2), LogPiece(2, "e", 2)])
-    assert late.read_index(1, 5) == (5, [LogPiece(1, "o", 2), LogPiece(2, "e", 2)])
+    assert late.read_encoded(1, 5) == (b"bcde", b"1 o 2\n2 e 2\n")
+    assert late.read_encoded(0, 7) == (b"abcdefg", b"1 o 3\n2 e 4\n")

@@ -151,15 +151,19 @@ class ChunkedLog:
         end = min(chunk.end, length)
         return content[: end - position], list(cut_pieces(pieces, position - chunk.start, end - chunk.start))
 
-    def read_index(self, position: int, length: int) -> tuple[int, list[LogPiece]]:
-        """Return where the chunk at ``position`` ends and the pieces from ``position`` to there.
+    def read_encoded(self, position: int, length: int) -> tuple[bytes, bytes]:
+        """Return the bytes from ``position`` to the end of a chunk, and the index of these.
 
         Raises:
             LogBytesMissing, StoreUnavailable.
         """
-        chunk, index = self._read(position, length, is_index_only=True)
-        end = min(chunk.end, length)
-        return end, list(cut_pieces(decode_index(index), position - chunk.start, end - chunk.start))
+        chunk, content = self._read(position, length)
+        data, index = content[: chunk.end - position], content[chunk.end - position :]
+        if chunk.start < position or chunk.end > length:
+            end = min(chunk.end, length)
+            pieces = cut_pieces(decode_index(index), position - chunk.start, end - chunk.start)
+            return data[: end - position], encode_index(pieces)
+        return data, index
 
     def last(self, length: int) -> Chunk | None:
         """Return a chunk that ends a log of ``length`` bytes; None if the log is empty.
@@ -174,10 +178,8 @@ class ChunkedLog:
             raise LogBytesMissing
         return chunk
 
-    def _read(
-        self, position: int, length: int, *, size: int | None = None, is_index_only: bool = False
-    ) -> tuple[Chunk, bytes]:
-        """Read the object of the chunk at ``position``: from there on, or its index alone."""
+    def _read(self, position: int, length: int, *, size: int | None = None) -> tuple[Chunk, bytes]:
+        """Read the object of the chunk at ``position``, from there on."""
         for turn in range(_TRIES):
             chunk = self._covering(position, length, again=turn > 0)
             if chunk is None:
@@ -185,10 +187,9 @@ class ChunkedLog:
                 chunk = _farthest(self._listed, position, None)
             if chunk is None:
                 continue
-            start = chunk.length if is_index_only else position - chunk.start
             # A longer chunk may have taken its place; the next listing shows it.
             with suppress(ObjectNotFound):
-                content = self._objects.read(chunk.key, start=start, length=size)
+                content = self._objects.read(chunk.key, start=position - chunk.start, length=size)
                 if content:
                     return chunk, content
         raise LogBytesMissing

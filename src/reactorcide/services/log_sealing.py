@@ -125,9 +125,9 @@ class LogSealing:
             def data() -> Iterator[bytes]:
                 position = 0
                 while position < row.length:
-                    part, pieces = chunks.read_with_index(position, row.length)
+                    part, its_index = chunks.read_encoded(position, row.length)
                     digest.update(part)
-                    index.write(log_chunks.encode_index(pieces))
+                    index.write(its_index)
                     yield part
                     position += len(part)
 
