@@ -29,6 +29,7 @@ from job_laws import check_laws
 from reactorcide.domain.accounts import Principal, Role, TokenKind
 from reactorcide.domain.status import JobStatus
 from reactorcide.objects.filesystem import FilesystemObjectStore
+from reactorcide.services.store_marks import MARK_KEY
 from reactorcide.store.database import Database, Row
 from reactorcide.worker.cancelling import cancel_tasks
 
@@ -350,7 +351,7 @@ class Case:
         store = FilesystemObjectStore(self.folder / "objects")
         if _entries(partial):
             raise Broken(f"parts are left: {_entries(partial)}")
-        known = set(self.ids.values())
+        known = {*self.ids.values(), MARK_KEY}
         strays = [info.key for info in store.list("") if not any(job_id in info.key for job_id in known)]
         if strays:
             raise Broken(f"objects of nobody: {strays}")
