@@ -3,10 +3,12 @@
 Run: ``.venv/bin/python bench/runner_overhead.py [RUNS] [EXECUTOR [IMAGE]]``; the executor is ``process``
 unless ``container`` is said. Each run measures the bare command and the attempt side by side. The
 runner waits for its spec already, as a worker keeps one; the time is from giving it the spec until it
-has ended, its result on the disk.
+has ended, its result on the disk. Processor time, which neighbours on the machine change less, is told apart
+by what a runner has used before its spec, and what it and its sandbox use from then on.
 """
 
 import os
+import select
 import statistics
 import subprocess
 import sys
@@ -48,16 +50,21 @@ def bare_command(host: HostPolicy, image: str | None) -> list[str]:
 
 def measure_time(runs: int, place: Path, host: HostPolicy, image: str | None, bare: list[str]) -> None:
     alone, within = [], []
+    ahead, used = [], []
     for number in range(runs):
         begun = time.perf_counter()
         subprocess.run(bare, check=True)
         alone.append((time.perf_counter() - begun) * 1000)
         runner = warm_runner()
+        before = processor_seconds(runner.pid)
         begun = time.perf_counter()
-        finish(runner, spec_of("true", place, f"t{number}", host, image))
+        whole = finish(runner, spec_of("true", place, f"t{number}", host, image))
         within.append((time.perf_counter() - begun) * 1000)
+        ahead.append(before * 1000)
+        used.append((whole - before) * 1000)
     added = [attempt - command for attempt, command in zip(within, alone, strict=True)]
     print(f"bare {show(alone)} ms, attempt {show(within)} ms, added {show(added)} ms (p50, p95)")
+    print(f"processor time: {show(ahead)} ms before the spec, {show(used)} ms after it (p50, p95)")
 
 
 def measure_memory(place: Path, host: HostPolicy, image: str | None) -> None:
@@ -108,13 +115,37 @@ def begin(runner: subprocess.Popen[bytes], spec: RunSpec) -> None:
     runner.stdin.flush()
 
 
-def finish(runner: subprocess.Popen[bytes], spec: RunSpec) -> None:
+def finish(runner: subprocess.Popen[bytes], spec: RunSpec) -> float:
+    """Let the runner work; return the seconds of processor time of its whole life, its sandbox's included."""
     begin(runner, spec)
-    runner.wait(120)
+    used = end_of(runner, 120)
     result = decode_result((Path(spec.spool_dir) / "result.json").read_bytes())
     if result.status != "completed":
         raise SystemExit(f"the attempt ended {result.status}: {result.message}")
     runner.communicate()
+    return used
+
+
+def end_of(runner: subprocess.Popen[bytes], limit_seconds: float) -> float:
+    """Wait for the end to the moment, and return what was used.
+
+    ``Popen.wait`` with a limit sleeps, twice as long each time: what ends after 32 ms would seem to have
+    taken 64, and what ends after those 114.
+    """
+    handle = os.pidfd_open(runner.pid)
+    try:
+        if not select.select([handle], [], [], limit_seconds)[0]:
+            raise SystemExit(f"the attempt has not ended within {limit_seconds:g} s")
+    finally:
+        os.close(handle)
+    _, status, usage = os.wait4(runner.pid, 0)
+    runner.returncode = os.waitstatus_to_exitcode(status)
+    return usage.ru_utime + usage.ru_stime
+
+
+def processor_seconds(pid: int) -> float:
+    """Return what a process of one thread has used so far."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def spec_of(
