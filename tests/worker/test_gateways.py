@@ -11,6 +11,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from worker_fixtures import variables
 
+from contracts.gateway_pace import LogPaceContract
 from contracts.gateway_trees import TreesContract
 from fixture_types import MakeUser
 from reactorcide.config import load_settings
@@ -27,6 +28,7 @@ PATIENT = {
     "REACTORCIDE_LOST_AFTER": "300",
     "REACTORCIDE_START_DEADLINE": "60",
     "REACTORCIDE_CANCEL_GRACE": "7",
+    "REACTORCIDE_LOG_FLUSH": "5",
     "REACTORCIDE_PORT": "0",
     "REACTORCIDE_PUBLIC_URL": "https://ci.example.org",
 }
@@ -60,7 +62,7 @@ class DirectBench:
             )
 
 
-class TestDirectGateway(TreesContract):
+class TestDirectGateway(TreesContract, LogPaceContract):
     @pytest.fixture
     async def bench(self, core: Core, make_user: MakeUser, postgres: str) -> DirectBench:
         return DirectBench(core, await make_user(), postgres)
@@ -85,7 +87,7 @@ class HttpBench:
         await self.serving.aclose()
 
 
-class TestHttpGateway(TreesContract):
+class TestHttpGateway(TreesContract, LogPaceContract):
     @pytest.fixture
     async def bench(self, core: Core, make_user: MakeUser) -> AsyncIterator[HttpBench]:
         # The fixture's token text is the token's id.

@@ -52,12 +52,17 @@ class Gateway(Protocol):
     ) -> list[HeartbeatOrder]:
         """Renew the leases of all held attempts at once; the answer has one order for each.
 
+        It tells, too, whether somebody follows the attempt's log, which then is wanted at once.
+
         A worker that waits in `claim` counts as seen; it needs a heartbeat only for what it holds, or to
         tell another ``report``.
         """
 
     async def wait_for_orders(self, worker_id: str, timeout: timedelta) -> bool:
-        """Wait until a heartbeat would bring something new, such as a cancel. False: ``timeout`` passed."""
+        """Wait until a heartbeat would bring something new, such as a cancel or a follower of a log.
+
+        False: ``timeout`` passed.
+        """
 
     async def append_log(
         self, claim: Claim, offset: int, data: bytes, pieces: Sequence[LogPiece]
