@@ -321,11 +321,54 @@ async def test_members_that_name_each_other_are_given_up() -> None:
     async with CorndogsServer() as one, CorndogsServer() as other:
         one.faults.leader, other.faults.leader = other.address, one.address
         client = client_of(one.address)
-        with pytest.raises(CallRefused):
+        with pytest.raises(Unreachable):
             await client.submit_task(TASK)
         await client.close()
 
         assert one.calls["SubmitTask"] + other.calls["SubmitTask"] < 10
+
+
+async def test_a_seed_that_is_mute_is_left_for_the_next(server: CorndogsServer) -> None:
+    async with CorndogsServer() as mute:
+        mute.faults.is_silent = True
+        client = client_of(mute.address, server.address, seconds=0.3)
+        with pytest.raises(OutcomeUnknown):
+            await client.submit_task(TASK)
+
+        await client.submit_task(TASK)
+        await client.close()
+
+    assert len(server.store.live) == 1
+
+
+async def test_many_callers_of_a_dead_service_fail_together() -> None:
+    async with CorndogsServer() as dead:
+        pass
+    client = client_of(dead.address)
+
+    begun = time.monotonic()
+    ended = await asyncio.gather(*(client.submit_task(TASK) for _ in range(32)), return_exceptions=True)
+    took = time.monotonic() - begun
+    await client.close()
+
+    assert {type(end) for end in ended} == {Unreachable}
+    assert took < 10
+
+
+async def test_trouble_at_the_probe_of_payloads_is_not_taken_for_an_old_server(
+    server: CorndogsServer, client: CorndogsClient
+) -> None:
+    task = await client.submit_task(TASK)
+    server.faults.refuse = {"UpdateTask": 1}
+    update = TaskUpdate(task.uuid, "ci", "submitted", "working", timeout=0, priority=3)
+    with pytest.raises(CallRefused):
+        await client.update_task(update)
+
+    await client.update_task(update)
+    delivery = await client.claim_task(["ci"], "submitted")
+
+    assert delivery is not None
+    assert delivery.payload == b"payload"
 
 
 async def test_calls_on_a_member_that_is_left_come_to_their_end(server: CorndogsServer) -> None:

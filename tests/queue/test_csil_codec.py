@@ -1,5 +1,7 @@
 """CSIL-RPC on the wire: bytes captured from real servers, and bytes that no server should send."""
 
+import time
+
 import cbor2
 import pytest
 from hypothesis import given
@@ -107,11 +109,79 @@ def envelope(**changes: object) -> bytes:
         envelope(payload=cbor2.CBORTag(25, b"\xa0")),
         envelope(payload=cbor2.CBORTag(24, "text")),
         envelope(id="4"),
+        envelope(id=-1),
+        envelope(id=2**64),
+        envelope(status=6, error=7),
+        envelope(v=1.0),
+        envelope(v=True),
+        envelope(id=None),
+        envelope(new=1.5),
+        envelope(new=None),
+        envelope(new=False),
+        envelope(new=cbor2.undefined),
+        envelope() + b"\0",
+        b"\xbf" + envelope()[1:] + b"\xff",
+        envelope().replace(b"\x41\xa0", b"\x5f\x41\xa0\xff"),
+        envelope().replace(b"\x61v", b"\x7f\x61v\xff"),
+        envelope().replace(b"\x61v\x01", b"\x61v\xc2\x41\x01"),
+        b"\xd9\xd9\xf7" + envelope(),
+        envelope(new=cbor2.CBORTag(0, "2026-11-23T00:00:00Z")),
+        envelope(new=cbor2.CBORTag(35, "(a+)+")),
+        envelope(new=cbor2.CBORTag(28, [1])),
+        envelope(new=[[[[[[[[1]]]]]]]]),
+        envelope(status=6, error="ab").replace(b"\x62ab", b"\x62\xff\xfe"),
     ],
 )
 def test_a_frame_that_is_no_reply_is_refused_as_such(data: bytes) -> None:
     with pytest.raises(Malformed):
         csil.decode_reply(data)
+
+
+@pytest.mark.parametrize("captured", [SUBMITTED, CLAIMED_SPLIT, CLAIMED_WHOLE, UNKNOWN])
+def test_a_reply_cut_short_anywhere_is_refused_as_such(captured: str) -> None:
+    whole = bytes.fromhex(captured)
+
+    for size in range(len(whole)):
+        with pytest.raises(Malformed):
+            csil.decode_reply(whole[:size])
+
+
+def test_a_message_that_is_all_items_is_refused_before_it_takes_long() -> None:
+    number, count = 5_000_000, b"\x9a" + (5_000_000).to_bytes(4, "big")
+    begun = time.process_time()
+
+    with pytest.raises(Malformed, match="too many"):
+        csil.decode_queues(b"\xa1\x66queues" + count + b"\0" * number)
+
+    assert time.process_time() - begun < 1
+
+
+def test_fields_that_are_new_to_us_are_passed_over() -> None:
+    task = TASK_FIELDS | {"is_new": True, "weight": 1.5, "parent": None, "tags": ["a", {"b": 1}]}
+
+    answered = csil.decode_task(cbor2.dumps({"task": task, "warnings": []}))
+
+    assert answered is not None
+    assert answered.uuid == UUID
+    assert csil.decode_reply(envelope(region="eu", hops=[1, 2])).status == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        b"",
+        b"\xa0\0",
+        b"\xbf\xff",
+        b"\x9f\xff",
+        b"\xa1\x64task\xa0" + b"\0",
+        b"\xf6",
+        b"\x80",
+        b"\xa1\x00\x00",
+    ],
+)
+def test_a_message_that_is_no_map_of_fields_is_refused(message: bytes) -> None:
+    with pytest.raises(Malformed):
+        csil.decode_task(message)
 
 
 TASK_FIELDS: dict[str, object] = {
@@ -142,6 +212,44 @@ def test_a_task_with_a_field_of_another_kind_is_refused(name: str, value: object
         csil.decode_task(cbor2.dumps({"task": task}))
     with pytest.raises(Malformed):
         csil.decode_delivery(cbor2.dumps({"delivery": {"task": task, "payload": b""}}))
+
+
+numbers = st.integers(-(2**63), 2**63 - 1)
+tasks = st.builds(
+    Task, st.text(), st.text(), st.text(), st.text(), numbers, numbers, timeout=numbers, priority=numbers
+)
+
+
+@given(tasks, st.binary(max_size=70_000))
+def test_every_task_is_read_as_a_server_writes_it_in_either_shape(task: Task, payload: bytes) -> None:
+    split = {"delivery": {"task": vars(task), "payload": payload}}
+    whole = {"task": vars(task) | {"payload": payload}}
+
+    assert csil.decode_task(dump({"task": vars(task)})) == task
+    for message in (split, whole):
+        reply = dump({"v": 1, "id": 2**64 - 1, "status": 0, "payload": Tagged(24, dump(message))})
+        assert csil.decode_delivery(csil.decode_reply(reply).message) == Delivery(task, payload)
+
+
+@given(numbers, st.text(), st.binary(max_size=300), st.none() | st.text())
+def test_every_call_is_written_as_a_server_reads_it(
+    number: int, text: str, payload: bytes, auth: str | None
+) -> None:
+    task = NewTask(text, payload, text, text, timeout=number, priority=number)
+
+    envelope = load(csil.encode_request(7, "SubmitTask", csil.encode_submit(task), auth=auth))
+
+    assert isinstance(envelope, dict)
+    assert load(envelope.pop("payload").value) == {
+        "queue": text,
+        "current_state": text,
+        "auto_target_state": text,
+        "timeout": number,
+        "payload": payload,
+        "priority": number,
+    }
+    told = {} if auth is None else {"auth": auth}
+    assert envelope == told | {"v": 1, "id": 7, "op": "SubmitTask", "service": "CorndogsService"}
 
 
 @given(st.binary(max_size=200))

@@ -39,6 +39,7 @@ from reactorcide.queue.corndogs.messages import (
 T = TypeVar("T")
 
 _UNKNOWN_OPERATION = 2
+_MISSING_FIELD = 'missing field "payload"'
 _NOT_LEADER = re.compile(r"not-leader leader=(\S*)")
 _MAX_MOVES = 6
 """From member to member, for one call."""
@@ -86,7 +87,8 @@ class CsilClient:
         self._connecting = asyncio.Lock()
         self._next: Address | None = None
         self._failures = 0
-        self._not_before = 0.0
+        self._not_before = self._failed_at = 0.0
+        self._failure: str | None = None
         self._has_groups: bool | None = None
         self._keeps_payload: bool | None = None
         self._is_closed = False
@@ -189,7 +191,9 @@ class CsilClient:
             nothing = TaskUpdate(NOBODY, "probe", "probe", "probe", timeout=0, priority=0)
             try:
                 await self._call("UpdateTask", csil.encode_update(nothing, payload=None), csil.decode_task)
-            except CallRefused:
+            except CallRefused as refusal:
+                if _MISSING_FIELD not in refusal.detail:
+                    raise
                 self._keeps_payload = False
             else:
                 self._keeps_payload = True
@@ -216,10 +220,12 @@ class CsilClient:
             if reply.status == 0:
                 return _decode(operation, reply, decode)
             redirect = _NOT_LEADER.search(reply.error)
-            if redirect is None or is_last:
+            if redirect is None:
                 raise _refusal(operation, reply)
+            if is_last:
+                break
             await self._move(connection, redirect[1], move)
-        raise Unreachable("no member of the service takes the call")
+        raise Unreachable("no member of the service leads it")
 
     async def _connect(self) -> Connection:
         """Return the open connection, or a new one to the first member that can be reached.
@@ -229,16 +235,22 @@ class CsilClient:
         """
         if self._connection is not None and self._connection.is_open:
             return self._connection
+        loop = asyncio.get_running_loop()
+        asked_at = loop.time()
         async with self._connecting:
             if self._connection is not None and self._connection.is_open:
                 return self._connection
-            if self._connection is not None and self._connection.is_foreign:
-                self._failures += 1
-            loop = asyncio.get_running_loop()
             if self._is_closed:
                 raise Unreachable("the client was closed")
+            if self._failure is not None and self._failed_at > asked_at:
+                # Who waited while somebody else tried fails with them, and not after a try of its own.
+                raise Unreachable(self._failure)
             if loop.time() < self._not_before:
                 await asyncio.sleep(self._not_before - loop.time())
+            if self._connection is not None:
+                # The member that was lost, gone silent or something else comes last.
+                self._seeds = self._seeds[1:] + self._seeds[:1]
+                self._connection = None
             return await self._connect_to_any()
 
     async def _connect_to_any(self) -> Connection:
@@ -264,13 +276,16 @@ class CsilClient:
         delay = retry_delay(self._failures, base=_RETRY_BASE, ceiling=_RETRY_CEILING)
         pause = delay.total_seconds() * random.uniform(0.5, 1.0)
         self._not_before = asyncio.get_running_loop().time() + pause
-        raise Unreachable("; ".join(error.detail for error in failures))
+        self._failed_at = asyncio.get_running_loop().time()
+        self._failure = "; ".join(error.detail for error in failures)
+        raise Unreachable(self._failure)
 
     async def _move(self, connection: Connection, leader: str, move: int) -> None:
         """Turn to the member that leads, or to the next one if nobody knows which does."""
         address = parse_address(leader, default_port=self._seeds[0].port) if leader else None
         log.info("corndogs.redirected", leader=leader or None)
-        if address is None:
+        if address is None or move > 0:
+            # Nobody leads yet, or whom the others name is gone.
             pause = retry_delay(move + 1, base=_ELECTION_PAUSE, ceiling=_RETRY_CEILING)
             await asyncio.sleep(pause.total_seconds())
         if self._connection is connection:

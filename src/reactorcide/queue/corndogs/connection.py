@@ -56,7 +56,7 @@ class Connection(asyncio.Protocol):
                 )
         except TimeoutError:
             raise Unreachable(f"{host}:{port}: no connection within {timeout.total_seconds():g} s") from None
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:
             raise Unreachable(f"{host}:{port}: {error}") from error
         return connection
 

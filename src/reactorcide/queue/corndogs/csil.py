@@ -18,6 +18,15 @@ PING = "$ping"
 _EMBEDDED = 24
 """The tag around the bytes of a message (RFC 8949, 3.4.5.1)."""
 _MIN_INT, _MAX_INT = -(2**63), 2**63 - 1
+_MAX_ID = 2**64 - 1
+_TEXT, _MAP, _TAG = 3, 5, 6
+"""Major types (RFC 8949, 3): strings up to the first, containers from there on to the last."""
+_MAX_LENGTH_CODE = 27
+"""Of how a length is written; those above are of indefinite ones, or reserved."""
+_MAX_DEPTH = 8
+"""Answers need four."""
+_MAX_ITEMS = 1_000_000
+"""In one message: as many take a second, in which nothing else is done."""
 
 Fields: TypeAlias = Mapping[str, Any]
 
@@ -52,12 +61,12 @@ def encode_request(call_id: int, operation: str, message: bytes, *, auth: str | 
 
 def decode_reply(data: bytes) -> Reply:
     """Return the reply of an envelope. Raises Malformed."""
-    envelope = _decode_map(data)
+    envelope = _decode_map(data, is_envelope=True)
     if envelope.get("v") != VERSION:
         raise Malformed(f"an envelope of version {envelope.get('v')!r}")
     call_id = envelope.get("id")
-    if call_id is not None and not _is_int(call_id):
-        raise Malformed("an envelope's id is no number")
+    if call_id is not None and not (isinstance(call_id, int) and 0 <= call_id <= _MAX_ID):
+        raise Malformed("an envelope's id is no number from 0")
     payload = envelope.get("payload")
     if not (
         isinstance(payload, cbor2.CBORTag) and payload.tag == _EMBEDDED and isinstance(payload.value, bytes)
@@ -69,8 +78,8 @@ def decode_reply(data: bytes) -> Reply:
     if status == 0 and envelope.get("variant") == "ServiceError":
         fault = _decode_map(payload.value)
         return Reply(call_id, _int(fault, "code") or 6, b"", _text(fault, "message"))
-    error = envelope.get("error", "")
-    return Reply(call_id, status, payload.value, error if isinstance(error, str) else "")
+    error = _text(envelope, "error") if "error" in envelope else ""
+    return Reply(call_id, status, payload.value, error)
 
 
 def encode_submit(task: NewTask) -> bytes:
@@ -190,7 +199,8 @@ def _encode(value: object) -> bytes:
     return cbor2.dumps(value, canonical=True)
 
 
-def _decode_map(data: bytes) -> Fields:
+def _decode_map(data: bytes, *, is_envelope: bool = False) -> Fields:
+    _check_items(data, is_envelope=is_envelope)
     try:
         return _map(cbor2.loads(data))
     except Malformed:
@@ -198,6 +208,45 @@ def _decode_map(data: bytes) -> Fields:
     except Exception as error:
         # The decoder raises many kinds for bytes that it does not like, and none of them is our caller's.
         raise Malformed(f"no CBOR: {error}") from error
+
+
+def _check_items(data: bytes, *, is_envelope: bool) -> None:
+    """Refuse what is not exactly one item of this wire's CBOR, before anything is made of it.
+
+    The decoder would read more: regular expressions, dates, references within the data, endless strings.
+    A message may hold floats, booleans and nulls, in fields that are new to us.
+    """
+    at, size, items = 0, len(data), 0
+    # What is still to come on each level.
+    owed = [1]
+    while owed:
+        if not owed[-1]:
+            owed.pop()
+            continue
+        owed[-1] -= 1
+        if at >= size:
+            break
+        major, number = data[at] >> 5, data[at] & 31
+        at += 1
+        if number >= 24:
+            if number > _MAX_LENGTH_CODE:
+                raise Malformed("an item of indefinite length")
+            width = 1 << number - 24
+            number = int.from_bytes(data[at : at + width], "big")
+            at += width
+        if 1 < major <= _TEXT:
+            at += number
+        elif _TEXT < major <= _TAG:
+            if major == _TAG and number != _EMBEDDED:
+                raise Malformed(f"an item under tag {number}")
+            owed.append(1 if major == _TAG else number * 2 if major == _MAP else number)
+            items += owed[-1]
+            if len(owed) > _MAX_DEPTH or items > _MAX_ITEMS:
+                raise Malformed("items nested too deep, or too many")
+        elif major > _TAG and is_envelope:
+            raise Malformed("an envelope that holds a float, a boolean or a null")
+    if owed or at != size:
+        raise Malformed("an item cut short" if owed or at > size else "bytes behind the item")
 
 
 def _map(value: object) -> Fields:
